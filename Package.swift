@@ -1,0 +1,43 @@
+// swift-tools-version: 6.3
+import PackageDescription
+
+let strict: [SwiftSetting] = [
+    .swiftLanguageMode(.v6), .strictMemorySafety(), .treatAllWarnings(as: .error), .enableUpcomingFeature("ExistentialAny"),
+    .enableUpcomingFeature("InternalImportsByDefault"), .enableUpcomingFeature("MemberImportVisibility"),
+]
+
+/// A folder imports only those above it; a new arrow is a design decision (docs/architecture.md).
+let package = Package(
+    name: "stasis",
+    products: [
+        .executable(name: "stasis", targets: ["stasis"]),
+        .library(name: "Graft", targets: ["Graft"]),
+        .library(name: "Images", targets: ["Images"]),
+    ],
+    dependencies: [.package(url: "https://github.com/apple/swift-protobuf", from: "1.39.0")],
+    targets: [
+        .target(name: "CLinux"),
+        .target(name: "Linux", dependencies: ["CLinux"], swiftSettings: strict),
+        .target(
+            name: "ImageMessages", dependencies: [.product(name: "SwiftProtobuf", package: "swift-protobuf")],
+            exclude: ["proto"], swiftSettings: [.swiftLanguageMode(.v6)]),
+        .target(
+            name: "Images", dependencies: ["Linux", "ImageMessages", .product(name: "SwiftProtobuf", package: "swift-protobuf")],
+            swiftSettings: strict),
+        .target(name: "Graft", dependencies: ["CLinux", "Linux"], swiftSettings: strict),
+        .target(name: "Kinds", dependencies: ["CLinux", "Linux", "ImageMessages", "Images", "Graft"], swiftSettings: strict),
+        .target(name: "Checkpoint", dependencies: ["CLinux", "Linux", "ImageMessages", "Images", "Graft", "Kinds"], swiftSettings: strict),
+        .target(name: "Options", dependencies: ["CLinux", "Linux"], swiftSettings: strict),
+        .executableTarget(name: "stasis", dependencies: ["CLinux", "Linux", "ImageMessages", "Images", "Kinds", "Options", "Checkpoint"], path: "Sources/stasis-cli", swiftSettings: strict),
+        .executableTarget(name: "workload", path: "Tests/Workloads", cSettings: [.unsafeFlags(["-Wall", "-O1"])]),
+        .testTarget(name: "LinuxTests", dependencies: ["Linux"], swiftSettings: strict),
+        .testTarget(
+            name: "ImagesTests", dependencies: ["Images", "ImageMessages", "Linux", .product(name: "SwiftProtobuf", package: "swift-protobuf")],
+            exclude: ["Golden"], swiftSettings: strict),
+        .testTarget(name: "GraftTests", dependencies: ["Graft", "Linux", "CLinux"], swiftSettings: strict),
+        .testTarget(name: "KindsTests", dependencies: ["Kinds", "Graft", "CLinux", "Images", "ImageMessages", "Linux"], swiftSettings: strict),
+        .testTarget(name: "CheckpointTests", dependencies: ["Checkpoint", "Images", "ImageMessages", "Linux"], swiftSettings: strict),
+        .testTarget(name: "OptionsTests", dependencies: ["Options"], exclude: ["options-of-criu.txt"], swiftSettings: strict),
+        .testTarget(name: "EndToEndTests", dependencies: ["stasis", "workload", "Linux", "Images", "ImageMessages"], swiftSettings: strict),
+    ]
+)

@@ -1,0 +1,98 @@
+#define _GNU_SOURCE
+#include "clinux.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <string.h>
+#include <unistd.h>
+
+const char *clinux_error_name(int number) { return strerrorname_np(number); }
+const char *clinux_error_text(int number) { return strerrordesc_np(number); }
+
+long clinux_syscall(long number, long a, long b, long c, long d, long e, long f) {
+#if defined(__x86_64__)
+    register long r10 __asm__("r10") = d, r8 __asm__("r8") = e, r9 __asm__("r9") = f;
+    long result;
+    __asm__ volatile("syscall" : "=a"(result) : "a"(number), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9) : "rcx", "r11", "memory");
+    return result;
+#elif defined(__aarch64__)
+    register long x8 __asm__("x8") = number, x0 __asm__("x0") = a, x1 __asm__("x1") = b, x2 __asm__("x2") = c;
+    register long x3 __asm__("x3") = d, x4 __asm__("x4") = e, x5 __asm__("x5") = f;
+    __asm__ volatile("svc 0" : "+r"(x0) : "r"(x8), "r"(x1), "r"(x2), "r"(x3), "r"(x4), "r"(x5) : "memory");
+    return x0;
+#endif
+}
+
+struct clinux_cpuid clinux_cpuid(uint32_t leaf, uint32_t subleaf) {
+    struct clinux_cpuid result = {0, 0, 0, 0};
+#if defined(__x86_64__)
+    __asm__("cpuid" : "=a"(result.eax), "=b"(result.ebx), "=c"(result.ecx), "=d"(result.edx) : "a"(leaf), "c"(subleaf));
+#endif
+    return result;
+}
+
+#if !defined(__x86_64__)
+const unsigned char clinux_graft_begin[1], clinux_graft_code[1], clinux_graft_park[1], clinux_graft_end[1];
+#endif
+const unsigned char *clinux_graft_start(void) { return clinux_graft_begin; }
+long clinux_graft_size(void) { return clinux_graft_end - clinux_graft_begin; }
+long clinux_graft_park_offset(void) { return clinux_graft_park - clinux_graft_begin; }
+
+// The child shares our memory and runs while we wait (CLONE_VM | CLONE_VFORK), on a stack of its own.
+struct spawn { int executable, keep, sibling; int error; };
+
+static int spawned(void *argument) {
+    struct spawn *spawn = argument;
+    char *const empty[] = {(char *)"", NULL};
+    long result = 0;
+    // Until the restorer traces it, the stub dies with it (prctl(2); kept by execve).
+    if (!spawn->sibling) clinux_syscall(SYS_prctl, 1 /* PR_SET_PDEATHSIG */, SIGKILL, 0, 0, 0, 0);
+    if (spawn->keep >= 0) result = clinux_syscall(SYS_fcntl, spawn->keep, F_SETFD, 0, 0, 0, 0);
+    if (result >= 0)
+        result = clinux_syscall(SYS_execveat, spawn->executable, (long)"", (long)empty, (long)(empty + 1), AT_EMPTY_PATH, 0);
+    spawn->error = (int)result;
+    clinux_syscall(SYS_exit, 127, 0, 0, 0, 0, 0);
+    return 0;
+}
+
+#if defined(__x86_64__)
+// clone3 into a function on another stack: the child must not return through our frame.
+static long clone3_call(struct clinux_clone_args *args, size_t size, int (*function)(void *), void *argument) {
+    long result;
+    register void *rfn __asm__("r12") = (void *)function;
+    register void *rarg __asm__("r13") = argument;
+    __asm__ volatile(
+        "syscall\n"
+        "test %%rax, %%rax\n"
+        "jnz 1f\n"
+        "xor %%ebp, %%ebp\n"
+        "mov %%r13, %%rdi\n"
+        "call *%%r12\n"
+        "hlt\n"
+        "1:\n"
+        : "=a"(result) : "a"(SYS_clone3), "D"(args), "S"(size), "r"(rfn), "r"(rarg) : "rcx", "r11", "memory");
+    return result;
+}
+#endif
+
+int clinux_spawn(int executable, int pid, int sibling, uint64_t flags, int keep) {
+#if defined(__x86_64__)
+    static char stack[16384] __attribute__((aligned(16)));
+    struct spawn spawn = {executable, keep, sibling, 0};
+    int32_t set_tid = pid;
+    struct clinux_clone_args args = {
+        .flags = CLONE_VM | CLONE_VFORK | (sibling ? CLONE_PARENT : 0) | flags, .exit_signal = sibling ? 0 : SIGCHLD,
+        .stack = (uintptr_t)stack, .stack_size = sizeof stack, .set_tid = pid ? (uintptr_t)&set_tid : 0, .set_tid_size = pid ? 1 : 0};
+    long result = clone3_call(&args, sizeof args, spawned, &spawn);
+    if (result > 0 && spawn.error < 0) {
+        clinux_syscall(SYS_wait4, result, 0, __WALL, 0, 0, 0);
+        return spawn.error;
+    }
+    return (int)result;
+#else
+    (void)executable; (void)pid; (void)sibling; (void)flags; (void)keep; (void)spawned;
+    return -ENOSYS;
+#endif
+}

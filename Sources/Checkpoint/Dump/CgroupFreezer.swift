@@ -1,0 +1,39 @@
+import Glibc
+import Kinds
+import Linux
+
+/// A freezer cgroup given by --freeze-cgroup, of version 2 (cgroup.freeze) or 1 (freezer.state).
+struct CgroupFreezer {
+    private let control: String, state: String
+    private let versionTwo: Bool
+    private let wasFrozen: Bool
+
+    init(_ path: String) throws {
+        if (try? Files.status(path + "/cgroup.freeze")) != nil {
+            (versionTwo, control, state) = (true, path + "/cgroup.freeze", path + "/cgroup.events")
+            wasFrozen = (try? Files.text(control)).map { $0.hasPrefix("1") } ?? false
+        } else if (try? Files.status(path + "/freezer.state")) != nil {
+            (versionTwo, control, state) = (false, path + "/freezer.state", path + "/freezer.state")
+            wasFrozen = (try? Files.text(control)).map { $0.hasPrefix("FROZEN") } ?? false
+        } else {
+            throw CheckpointError("freeze", .file(path), "it is not a freezer cgroup", remedy: "give the directory that holds cgroup.freeze or freezer.state")
+        }
+    }
+
+    func freeze(until deadline: UInt64) throws {
+        try CheckpointError.about("freeze", .file(control)) { try Files.write(versionTwo ? "1" : "FROZEN", to: control) }
+        while !isFrozen {
+            if Clock.monotonic() > deadline {
+                thaw()
+                throw CheckpointError("freeze", .file(control), "its tasks did not stop in time", remedy: "give them more with --timeout SECONDS")
+            }
+            usleep(1000)
+        }
+    }
+    private var isFrozen: Bool {
+        guard let text = try? Files.text(state) else { return false }
+        return versionTwo ? text.contains("frozen 1") : text.hasPrefix("FROZEN")
+    }
+    /// Back to what it was before.
+    func thaw() { if !wasFrozen { try? Files.write(versionTwo ? "0" : "THAWED", to: control) } }
+}

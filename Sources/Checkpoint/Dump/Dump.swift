@@ -1,0 +1,216 @@
+import CLinux
+import Glibc
+import Graft
+package import ImageMessages
+import Images
+package import Kinds
+package import Linux
+
+/// A dump from its first to its last step. The order, with the reason for each edge:
+///
+/// 1. hook `pre-dump`; the image directory is looked at: nothing is frozen for a dump that can't be written;
+/// 2. freeze: all that follows reads a tree that stands still;
+/// 3. for each process, parents first: ids, descriptors (before memory: pages of shared memory are met through them), mappings, pages,
+///    then its threads; each process is in a graft only for that time;
+/// 4. zombies, pstree, clocks, cgroups: they need no graft;
+/// 5. every image flushed, then `inventory.img`, by rename: the commit. Before it any failure thaws the tree and removes what was written;
+/// 6. hook `post-dump`, while the tree still stands: its failure thaws the tree;
+/// 7. the end asked for: kill, stop or run on.
+package enum Dump {
+    package struct Request {
+        package var root: ThreadID
+        package var settings = DumpSettings()
+        package var images: FileDescriptor
+        package var work: FileDescriptor
+        package var log: Log
+        /// Runs an action-script hook point; throws when a script's failure is to end the dump.
+        package var hook: (_ point: String) throws -> Void = { _ in }
+        package var progress: (_ phase: String, _ done: UInt64, _ total: UInt64) -> Void = { _, _, _ in }
+        package init(root: ThreadID, images: FileDescriptor, work: FileDescriptor, log: Log) {
+            (self.root, self.images, self.work, self.log) = (root, images, work, log)
+        }
+    }
+
+    package struct Result {
+        package var statistics = DumpStatsEntry()
+        package var processes = 0, threads = 0
+        package var bytes: UInt64 = 0
+        package var totalMicroseconds: UInt64 = 0
+    }
+
+    package static func run(_ request: Request) throws -> Result {
+        let began = Clock.monotonic()
+        try request.hook("pre-dump")
+        let commit = try Commit(directory: request.images)
+        let tree: FrozenTree
+        do {
+            tree = try Freeze.stop(request.root, request.settings, request.log)
+        } catch {
+            commit.rollBack()
+            throw error
+        }
+        let context = DumpContext(settings: request.settings, log: request.log, images: DumpImages(directory: request.images))
+        do {
+            var result = try save(tree, context, request, commit)
+            try request.hook("post-dump")
+            switch request.settings.ending {
+            case .kill: try tree.kill()
+            case .leaveStopped, .leaveRunning:
+                for undo in context.undo.reversed() { undo() }
+                tree.thaw(stopped: request.settings.ending == .leaveStopped)
+            }
+            let ended = Clock.monotonic()
+            result.statistics.frozenTime = UInt32(truncatingIfNeeded: (ended - tree.began) / 1000)
+            result.totalMicroseconds = (ended - began) / 1000
+            try writeStatistics(result.statistics, to: request.work)
+            return result
+        } catch {
+            for undo in context.undo.reversed() { undo() }
+            commit.rollBack()
+            tree.thaw()
+            throw error
+        }
+    }
+
+    private static func save(_ tree: FrozenTree, _ context: DumpContext, _ request: Request, _ commit: Commit) throws -> Result {
+        let clocks = TimeNamespace.clocks()
+        context.processes = tree.living.map(\.id)
+        context.members = Set(tree.processes.flatMap { [$0.id] + $0.threads.map(\.id) })
+        let namespaces = try Namespaces.check(tree.living.map(\.id))
+        let collector = try FileCollector(context, processes: context.processes)
+        context.saveFile = { try collector.saveInFlight($0, $1) }
+        var sharing = Sharing()
+        let cgroups = CgroupSets(request.settings.cgroups)
+        let seccomp = SeccompCollector()
+
+        var dumpers = [ProcessDumper]()
+        let total = UInt64(tree.threadCount)
+        var done: UInt64 = 0
+        for process in tree.living {
+            let dumper = ProcessDumper(process, context, collector, namespaces: namespaces, cgroups: cgroups, seccomp: seccomp)
+            dumper.progress = { request.progress("memory of \(process.id)", $0, $1) }
+            try CheckpointError.about("dump", .task(process.id)) { try dumper.dump(&sharing, parent: parent(of: process, in: tree)) }
+            dumpers.append(dumper)
+            done += UInt64(process.threads.count)
+            request.progress("dump", done, total)
+        }
+        for process in tree.processes { if case .zombie(let status) = process.state { try dumpZombie(process, status, context) } }
+        for process in tree.processes { try context.images.append("pstree.img", pstreeEntry(process, in: tree)) }
+        try context.images.append("timens-0.img", clocks)
+        try context.images.append("seccomp.img", seccomp.image)
+        if let image = try cgroups.image() { try context.images.append("cgroup.img", image) }
+        try SysVSharedMemory.finishDump(context)
+        for late in context.late { try late() }
+
+        context.statistics.freezingTime = UInt32(truncatingIfNeeded: (tree.stood - tree.began) / 1000)
+        try commit.finish(context.images, inventory: inventory(context, cgroups))
+        var result = Result()
+        result.statistics = context.statistics
+        (result.processes, result.threads) = (tree.processes.count, tree.threadCount)
+        result.bytes = context.statistics.pagesWritten * 4096
+        return result
+    }
+
+    private static func parent(of process: FrozenProcess, in tree: FrozenTree) -> ThreadID? {
+        tree.processes.first { $0.children.contains { $0 === process } }?.id
+    }
+
+    /// Session and group of a root that follows a shell outside keep that shell's numbers; the restorer replaces them (--shell-job).
+    private static func pstreeEntry(_ process: FrozenProcess, in tree: FrozenTree) -> PstreeEntry {
+        var entry = PstreeEntry()
+        entry.pid = UInt32(process.id.rawValue)
+        entry.ppid = parent(of: process, in: tree).map { UInt32($0.rawValue) } ?? 0
+        entry.pgid = UInt32(process.stat.group)
+        entry.sid = UInt32(process.stat.session)
+        entry.threads = process.isZombie ? [entry.pid] : process.threads.map { UInt32($0.id.rawValue) }
+        return entry
+    }
+
+    private static func dumpZombie(_ process: FrozenProcess, _ status: Int32, _ context: DumpContext) throws {
+        var core = CoreEntry()
+        core.mtype = .x8664
+        core.tc.taskState = 2
+        core.tc.exitCode = UInt32(bitPattern: status)
+        (core.tc.personality, core.tc.flags, core.tc.blkSigset) = (0, UInt32(truncatingIfNeeded: process.stat.flags), 0)
+        core.tc.comm = process.stat.comm
+        try context.images.append("core-\(process.id).img", core)
+    }
+
+    private static func inventory(_ context: DumpContext, _ cgroups: CgroupSets) -> InventoryEntry {
+        var entry = InventoryEntry()
+        entry.imgVersion = 2
+        entry.fdinfoPerID = true
+        entry.nsPerID = true
+        var ids = Namespaces.ownIDs
+        (ids.vmID, ids.filesID, ids.fsID, ids.sighandID) = (1, 1, 1, 1)
+        entry.rootIds = ids
+        if !cgroups.ignored { entry.rootCgSet = 1 }
+        entry.lsmtype = .noLsm
+        entry.networkLockMethod = 2
+        entry.pluginsEntry = PluginsEntry()
+        entry.dumpCriuRunID = RunID.make()
+        if context.settings.tcpClose { entry.tcpClose = true }
+        entry.stasis.version = "0.1.0"
+        entry.stasis.hostShm = context.hostSharedMemory
+        return entry
+    }
+
+    private static func writeStatistics(_ statistics: DumpStatsEntry, to directory: FileDescriptor) throws {
+        var entry = StatsEntry()
+        entry.dump = statistics
+        let images = DumpImages(directory: directory)
+        try images.append("stats-dump", entry)
+        try images.finish()
+    }
+}
+
+/// An image directory is whole or it is not one: `inventory.img` appears, by rename, when all else is written and flushed.
+/// A directory that has one already is left alone.
+final class Commit {
+    private let directory: FileDescriptor
+    private let before: Set<String>
+
+    init(directory: FileDescriptor) throws {
+        self.directory = directory
+        before = Set((try? Files.names(in: ".", at: directory.number)) ?? [])
+        if before.contains("inventory.img") {
+            let path = (try? Files.link(directory.procPath)) ?? "this directory"
+            throw CheckpointError("dump", .object("into \(path)"), "it holds an earlier dump (inventory.img)", remedy: "remove that, or give another directory with -D", errno: Errno(EEXIST))
+        }
+        // Say now, not after the freeze, that nothing can be written here.
+        try CheckpointError.about("write", .image("inventory.img.tmp"), remedy: "give a directory that you may write to with -D") {
+            _ = try FileDescriptor.open("inventory.img.tmp", O_WRONLY | O_CREAT | O_TRUNC, mode: 0o644, at: directory.number)
+        }
+    }
+
+    func finish(_ images: DumpImages, inventory: InventoryEntry) throws {
+        try images.append("inventory.img.tmp", inventory)
+        try CheckpointError.about("write", .object("the images"), remedy: "free space, or give another directory with -D") {
+            try images.finish()
+            try images.flushToDisk()
+            try Files.rename("inventory.img.tmp", to: "inventory.img", in: directory.number)
+            try Syscall.call("fsync", SYS_fsync, Int(directory.number), on: .fd(directory.number))
+        }
+    }
+
+    /// After a failure nothing of this dump stays. Names that were there before are left.
+    func rollBack() {
+        let now = (try? Files.names(in: ".", at: directory.number)) ?? []
+        for name in now where !before.contains(name) && (name.hasSuffix(".img") || name.hasSuffix(".img.tmp")) {
+            try? Files.unlink(name, at: directory.number)
+        }
+    }
+}
+
+/// The id of this run, as dump_criu_run_id has it: a random UUID (version 4).
+enum RunID {
+    static func make() -> String {
+        var bytes = [UInt8](repeating: 0, count: 16)
+        _ = try? Syscall.call("getrandom", SYS_getrandom, bytes: &bytes, at: 0, 16, 0)
+        bytes[6] = bytes[6] & 0x0f | 0x40
+        bytes[8] = bytes[8] & 0x3f | 0x80
+        let hex = bytes.map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined()
+        let parts = [0..<8, 8..<12, 12..<16, 16..<20, 20..<32]
+        return parts.map { range in String(hex.dropFirst(range.lowerBound).prefix(range.count)) }.joined(separator: "-")
+    }
+}

@@ -1,0 +1,105 @@
+import CLinux
+import Glibc
+import Graft
+import ImageMessages
+import Kinds
+import Linux
+
+/// Finds every open file description of the tree, gives each one id however many descriptors share it, and saves it once.
+final class FileCollector {
+    private let context: DumpContext
+    private let pidfds: [ThreadID: FileDescriptor]
+    /// Open files met so far, in buckets of equal device, inode and flags; within a bucket in the order of kcmp(2).
+    private var known: [Bucket: [Met]] = [:]
+    private struct Bucket: Hashable { let device: UInt64, inode: UInt64, mode: UInt32, flags: UInt32 }
+    private struct Met { let process: ThreadID, number: Int32, id: UInt32, type: FdTypes }
+    /// Descriptors that came out of queues: kept, so that kcmp can compare with them.
+    private var kept: [FileDescriptor] = []
+
+    init(_ context: DumpContext, processes: [ThreadID]) throws {
+        self.context = context
+        var pidfds = [ThreadID: FileDescriptor]()
+        for id in processes { pidfds[id] = try CheckpointError.about("dump", .task(id)) { try FileDescriptor.process(id) } }
+        self.pidfds = pidfds
+    }
+
+    /// Saves what the descriptors of one table refer to.
+    /// - Parameter closeOnExec: which numbers have FD_CLOEXEC.
+    func collect(_ numbers: [Int32], of process: ThreadID, closeOnExec: Set<Int32>) throws -> [FdinfoEntry] {
+        var entries = [FdinfoEntry]()
+        for number in numbers {
+            try CheckpointError.about("dump", .descriptor(number, path: (try? Files.link("/proc/\(process)/fd/\(number)")) ?? "?", of: process)) {
+                let descriptor = try FileDescriptor.duplicate(number, ofProcess: pidfds[process]!)
+                let met = try save(descriptor, process: process, number: number)
+                if FileLockDump.mayBeLocked(try descriptor.status()) {
+                    try context.state(of: FileLockDump.self).collect(number, of: process, file: met.id, context)
+                }
+                var entry = FdinfoEntry()
+                (entry.id, entry.type, entry.fd, entry.flags) = (met.id, met.type, UInt32(number), closeOnExec.contains(number) ? 1 : 0)
+                entries.append(entry)
+            }
+        }
+        return entries
+    }
+
+    /// A file that no descriptor of the tree refers to, such as one in flight in a socket's queue.
+    func saveInFlight(_ descriptor: FileDescriptor, _ subject: CheckpointError.Subject) throws -> UInt32 {
+        kept.append(descriptor)
+        return try CheckpointError.about("dump", subject) { try save(descriptor, process: .current, number: descriptor.number).id }
+    }
+
+    private func save(_ descriptor: FileDescriptor, process: ThreadID, number: Int32) throws -> Met {
+        let status = try descriptor.status()
+        let flags = UInt32(truncatingIfNeeded: try descriptor.control(F_GETFL))
+        let bucket = Bucket(device: status.device, inode: status.inode, mode: status.mode, flags: flags)
+        var low = 0, high = known[bucket]?.count ?? 0
+        while low < high {
+            let middle = (low + high) / 2
+            let other = known[bucket]![middle]
+            switch try compare(process, number, other) {
+            case 0: return other
+            case 1: high = middle
+            default: low = middle + 1
+            }
+        }
+        let link = status.type == S_IFSOCK ? "socket:[\(status.inode)]" : try Files.link("/proc/self/fd/\(descriptor.number)")
+        let file = OpenFile(id: context.newFileID(), descriptor: descriptor, process: process, number: number, status: status, flags: flags, link: link)
+        guard let kind = OpenFileKinds.all.first(where: { $0.claims(file) }) else {
+            throw CheckpointError("dump", file.subject, "files of this kind (\(link)) can't be saved", remedy: "close it in the program before the dump")
+        }
+        let met = Met(process: process, number: number, id: file.id, type: kind.type)
+        // Before it is saved: a socket's queue may hold the socket itself.
+        known[bucket, default: []].insert(met, at: low)
+        try context.add(try kind.dump(file, context))
+        return met
+    }
+
+    /// kcmp(2), KCMP_FILE: 0 equal, 1 less, 2 greater.
+    private func compare(_ process: ThreadID, _ number: Int32, _ other: Met) throws -> Int {
+        try Syscall.call("kcmp", SYS_kcmp, Int(process.rawValue), Int(other.process.rawValue), 0, Int(number), Int(other.number), on: .task(process))
+    }
+}
+
+/// Which of the tasks share a kernel object (kcmp(2)): classes numbered from 2 in order of first sight; 1 is stasis itself.
+struct SharingClasses {
+    enum Object: Int { case memory = 1, files = 2, fileSystem = 3, signalHandlers = 4 }
+    private let object: Object
+    private var ordered: [(task: ThreadID, id: UInt32)] = []
+    private var next: UInt32 = 2
+    init(_ object: Object) { self.object = object }
+
+    mutating func id(of task: ThreadID) throws(SyscallError) -> (id: UInt32, first: ThreadID) {
+        var low = 0, high = ordered.count
+        while low < high {
+            let middle = (low + high) / 2
+            switch try Syscall.call("kcmp", SYS_kcmp, Int(task.rawValue), Int(ordered[middle].task.rawValue), object.rawValue, on: .task(task)) {
+            case 0: return (ordered[middle].id, ordered[middle].task)
+            case 1: high = middle
+            default: low = middle + 1
+            }
+        }
+        ordered.insert((task, next), at: low)
+        next += 1
+        return (next - 1, task)
+    }
+}

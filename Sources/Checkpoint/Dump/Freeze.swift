@@ -1,0 +1,164 @@
+import CLinux
+import Glibc
+import Graft
+import Kinds
+import Linux
+
+/// Stops a whole tree: every thread of every process, found again and again until nothing new appears.
+struct Freeze {
+    let root: ThreadID
+    let settings: DumpSettings
+    let log: Log
+    private var deadline: UInt64
+
+    static func stop(_ root: ThreadID, _ settings: DumpSettings, _ log: Log) throws -> FrozenTree {
+        var freeze = Freeze(root: root, settings: settings, log: log, deadline: Clock.monotonic() + UInt64(settings.timeout) * 1_000_000_000)
+        return try freeze.run()
+    }
+
+    private mutating func run() throws -> FrozenTree {
+        try refuseWhatCannotBeDumped()
+        let cgroup = try settings.freezeCgroup.map { try CgroupFreezer($0) }
+        let began = Clock.monotonic()
+        try cgroup?.freeze(until: deadline)
+        defer { cgroup?.thaw() }
+        let tree = try seizeProcess(root, parent: nil)
+        var changed = true
+        while changed {
+            changed = false
+            var todo = [tree]
+            while let process = todo.popLast() {
+                if try seizeNewThreads(of: process) { changed = true }
+                for child in (try? Proc.children(of: process.id)) ?? [] where !process.children.contains(where: { $0.id == child }) {
+                    do {
+                        process.children.append(try seizeProcess(child, parent: process))
+                        changed = true
+                    } catch {
+                        // It may have ended, and been reaped, in the meantime: then it is not part of the tree.
+                        if (try? TaskStat.of(child)) != nil { throw error }
+                    }
+                }
+                todo += process.children
+            }
+        }
+        let stood = Clock.monotonic()
+        var ordered = [FrozenProcess]()
+        func walk(_ process: FrozenProcess) {
+            ordered.append(process)
+            for child in process.children.sorted(by: { $0.id < $1.id }) { walk(child) }
+        }
+        walk(tree)
+        log.info("Frozen: \(ordered.count) processes, \(ordered.reduce(0) { $0 + $1.threads.count }) threads in \((stood - began) / 1000) µs")
+        return FrozenTree(processes: ordered, began: began, stood: stood)
+    }
+
+    /// What would hurt or can't work, said before anything is touched.
+    private func refuseWhatCannotBeDumped() throws {
+        func refuse(_ cause: String, _ remedy: String? = nil) -> CheckpointError { CheckpointError("dump", .task(root), cause, remedy: remedy) }
+        if root.rawValue == 1 { throw refuse("it is init", "name the process whose tree you want to save") }
+        guard let stat = try? TaskStat.of(root) else {
+            throw CheckpointError("dump", .task(root), "there is no such process", remedy: "give the pid of a running process", errno: Errno(ESRCH))
+        }
+        if stat.flags & 0x200000 != 0 { throw refuse("it is a kernel thread") }
+        if stat.state == "Z" { throw refuse("it is dead and waits for its parent \(stat.parent) to take note of it") }
+        let status = try Proc.status(root)
+        if let leader = status.decimal("Tgid"), leader != UInt64(root.rawValue) { throw refuse("it is a thread", "give the process: -t \(leader)") }
+        var ancestor = ThreadID.current
+        while ancestor.rawValue > 0 {
+            if ancestor == root { throw refuse("stasis itself runs below it", "start stasis from another session, for instance with setsid") }
+            guard let parent = try? TaskStat.of(ancestor).parent else { break }
+            ancestor = ThreadID(parent)
+        }
+    }
+
+    private mutating func seizeProcess(_ id: ThreadID, parent: FrozenProcess?) throws -> FrozenProcess {
+        let before = try TaskStat.of(id)
+        if before.state == "Z" {
+            let threads = (try? Proc.threads(of: id)) ?? [id]
+            if threads.count > 1 {
+                throw CheckpointError("dump", .task(id), "its first thread has ended while others live on: not supported yet")
+            }
+            return FrozenProcess(id: id, stat: before, state: .zombie(status: before.exitCode))
+        }
+        let process = FrozenProcess(id: id, stat: before, state: .running)
+        let task = try seize(id, of: process)
+        process.threads.append(task)
+        // Parent, group and session as they are now that it stands still.
+        let now = FrozenProcess(id: id, stat: try TaskStat.of(id), state: process.state)
+        now.threads = process.threads
+        return now
+    }
+
+    private mutating func seizeNewThreads(of process: FrozenProcess) throws -> Bool {
+        if process.isZombie { return false }
+        let fresh = ((try? Proc.threads(of: process.id)) ?? []).filter { id in !process.threads.contains { $0.id == id } }
+        if fresh.isEmpty { return false }
+        // All are told to stop before the first is waited for.
+        var seized = [(id: ThreadID, task: TracedTask, probe: SleepProbe?)]()
+        for id in fresh {
+            let probe = SleepProbe(of: id, in: process.id)
+            guard let task = try attach(id) else { continue }
+            try task.interrupt()
+            seized.append((id, task, probe))
+        }
+        for (id, task, probe) in seized where try waitUntilStopped(task, of: process) {
+            process.threads.append(try FrozenThread(id: id, task: task, probe: probe))
+        }
+        return true
+    }
+
+    private mutating func seize(_ id: ThreadID, of process: FrozenProcess) throws -> FrozenThread {
+        let probe = SleepProbe(of: id, in: process.id)
+        guard let task = try attach(id) else { throw CheckpointError("freeze", .task(id), "it ended while its tree was being frozen", remedy: "dump again") }
+        try CheckpointError.about("freeze", .task(id)) { try task.interrupt() }
+        guard try waitUntilStopped(task, of: process) else { throw CheckpointError("freeze", .task(id), "it ended while its tree was being frozen", remedy: "dump again") }
+        return try FrozenThread(id: id, task: task, probe: probe)
+    }
+
+    /// The reasons are those of ptrace(2), ERRORS, and of Yama (Documentation/admin-guide/LSM/Yama.rst).
+    private func attach(_ id: ThreadID) throws -> TracedTask? {
+        // Filters of the task must not apply to what it does for us (ptrace(2), PTRACE_O_SUSPEND_SECCOMP); where we may not
+        // suspend them, a task that has filters says so when it fails.
+        if let task = try? TracedTask.seize(id, [.systemCallsMarked, .seccompSuspended]) { return task }
+        do throws(SyscallError) { return try TracedTask.seize(id, [.systemCallsMarked]) }
+        catch {
+            if error.errno == Errno(ESRCH) { return nil }
+            let tracer = (try? Proc.status(id))?["TracerPid"] ?? "0"
+            if tracer != "0" {
+                throw CheckpointError("freeze", .task(id), "task \(tracer) already traces it", remedy: "end that debugger or strace", errno: error.errno)
+            }
+            throw CheckpointError("freeze", .task(id), "\(error)", remedy: error.errno == Errno(EPERM) ? "run as root, or with CAP_CHECKPOINT_RESTORE and CAP_SYS_PTRACE" : nil, errno: error.errno)
+        }
+    }
+
+    /// False when the task ended instead. A signal that comes first is delivered; the stop follows it.
+    private func waitUntilStopped(_ task: TracedTask, of process: FrozenProcess) throws -> Bool {
+        var pause: UInt32 = 0
+        while true {
+            guard let event = try CheckpointError.about("freeze", .task(task.id), { try task.wait(block: false) }) else {
+                if Clock.monotonic() > deadline {
+                    throw CheckpointError(
+                        "freeze", .task(task.id), "it did not stop within \(settings.timeout) s" + waitsForChild(task.id), remedy: "give it more time with --timeout SECONDS")
+                }
+                // A stop takes some microseconds; a task in an uninterruptible wait may take long.
+                if pause < 50 { sched_yield() } else { usleep(min(pause, 2000)) }
+                pause = pause < 50 ? pause + 1 : min(pause * 2, 4096)
+                continue
+            }
+            switch event {
+            case .stopped(let signal):
+                if signal != SIGTRAP { process.state = .stopped(signal: signal) }
+                // At once: should we be killed, the program must not see an EINTR that only our stop made.
+                try? FrozenRegisters.prepareThaw(task)
+                return true
+            case .exited, .killed: return false
+            case .signal(let signal): try task.continue(signal: signal)
+            case .event, .systemCall: try task.continue()
+            }
+        }
+    }
+    private func waitsForChild(_ id: ThreadID) -> String {
+        guard let children = try? Proc.children(of: id), let first = children.first, (try? TaskStat.of(id))?.state == "D" else { return "" }
+        return ": it waits in vfork for its child \(first) to execute a program or to end"
+    }
+}

@@ -1,0 +1,62 @@
+import Glibc
+import Graft
+import Kinds
+package import Linux
+
+/// A thread standing in a ptrace stop, as it was when it stopped.
+package final class FrozenThread {
+    package let id: ThreadID
+    let task: TracedTask
+    /// Read at once: it also takes back what the stop itself wrote into the program's memory (the rest of a sleep).
+    var registers: FrozenRegisters
+    init(id: ThreadID, task: TracedTask, probe: SleepProbe?) throws { (self.id, self.task, registers) = (id, task, try FrozenRegisters(task, probe)) }
+}
+
+/// A process of the tree: standing still, or dead and not yet waited for.
+package final class FrozenProcess {
+    package enum State: Equatable { case running, stopped(signal: Int32), zombie(status: Int32) }
+    package let id: ThreadID
+    package let stat: TaskStat
+    package internal(set) var state: State
+    /// Leader first; empty for a zombie.
+    package internal(set) var threads: [FrozenThread] = []
+    package internal(set) var children: [FrozenProcess] = []
+    init(id: ThreadID, stat: TaskStat, state: State) { (self.id, self.stat, self.state) = (id, stat, state) }
+    var isZombie: Bool { if case .zombie = state { true } else { false } }
+}
+
+/// A process tree standing still. Losing the value lets go of its tasks, which thaws the tree.
+package final class FrozenTree {
+    /// A parent before its children; the root first.
+    package let processes: [FrozenProcess]
+    package var root: FrozenProcess { processes[0] }
+    /// CLOCK_MONOTONIC, ns: when freezing began and when the last task stood.
+    package let began: UInt64, stood: UInt64
+
+    init(processes: [FrozenProcess], began: UInt64, stood: UInt64) { (self.processes, self.began, self.stood) = (processes, began, stood) }
+
+    package var living: [FrozenProcess] { processes.filter { !$0.isZombie } }
+    package var threadCount: Int { processes.reduce(0) { $0 + $1.threads.count } }
+
+    /// Lets every task run on (or stay stopped, with `stopped`) as if nothing had been.
+    func thaw(stopped: Bool = false) {
+        if stopped { for process in living { _ = Glibc.kill(process.id.rawValue, SIGSTOP) } }
+        for process in processes { for thread in process.threads { thread.task.detach() } }
+    }
+
+    /// Ends every process and waits until each is gone for its tracer. Parents reap them.
+    func kill() throws {
+        for process in processes.reversed() where !process.isZombie { _ = Glibc.kill(process.id.rawValue, SIGKILL) }
+        for process in processes {
+            // A dead leader is reported after its other threads (ptrace(2)).
+            for thread in process.threads.reversed() {
+                var left = 10_000
+                while !thread.task.released, left > 0 {
+                    if let event = try? thread.task.wait(), case .exited = event { break }
+                    if thread.task.released { break }
+                    left -= 1
+                }
+            }
+        }
+    }
+}

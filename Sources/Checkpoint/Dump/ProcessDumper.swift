@@ -1,0 +1,223 @@
+import CLinux
+import Glibc
+import Graft
+import ImageMessages
+import Kinds
+import Linux
+
+/// Which processes share memory, descriptor table, file system context and signal handlers.
+struct Sharing {
+    var memory = SharingClasses(.memory), files = SharingClasses(.files)
+    var fileSystem = SharingClasses(.fileSystem), signalHandlers = SharingClasses(.signalHandlers)
+    /// Descriptor tables that are saved already.
+    var savedTables: Set<UInt32> = []
+}
+
+/// Saves one stopped process: ids, descriptors, memory, state, threads.
+final class ProcessDumper {
+    private let process: FrozenProcess
+    private let context: DumpContext
+    private let collector: FileCollector
+    private let namespaces: Namespaces
+    private let cgroups: CgroupSets
+    private let seccomp: SeccompCollector
+    /// Told how many bytes of how many are written, on the way through the memory.
+    var progress: (_ done: UInt64, _ total: UInt64) -> Void = { _, _ in }
+    private var id: ThreadID { process.id }
+
+    init(_ process: FrozenProcess, _ context: DumpContext, _ collector: FileCollector, namespaces: Namespaces, cgroups: CgroupSets, seccomp: SeccompCollector) {
+        (self.process, self.context, self.collector, self.namespaces, self.cgroups, self.seccomp) = (process, context, collector, namespaces, cgroups, seccomp)
+    }
+
+    func dump(_ sharing: inout Sharing, parent: ThreadID?) throws {
+        let log = context.log.about("task \(id)")
+        let ids = try dumpIDs(&sharing, parent: parent)
+        var mappings = try Mapping.all(of: id, withFlags: true)
+        if try letOutOfOldGrafts(mappings) { mappings = try Mapping.all(of: id, withFlags: true) }
+        log.info("\(mappings.count) mappings, \(process.threads.count) threads")
+        let graft = try ProcessGraft(in: id, mappings: mappings)
+        let leader = process.threads[0]
+        // All of them before the memory: a sleeping thread's is put as if it had not been woken.
+        let registers = process.threads.map(\.registers)
+        let frozen = registers[0]
+        let grafted = try graft.enter(leader.task)
+
+        let numbers = try Proc.descriptors(of: id)
+        if sharing.savedTables.insert(ids.filesID).inserted { try dumpDescriptors(numbers, table: ids.filesID, grafted) }
+
+        var core = CoreEntry(), mm = MmEntry()
+        core.mtype = .x8664
+        var batch = grafted.batch()
+        let processQuestions = try ProcessQuestions(&batch, process: id)
+        let threadQuestions = try ThreadQuestions(&batch, thread: id, process: id)
+        try grafted.run(&batch)
+        let answers = batch
+        try processQuestions.fill(&core.tc, &mm, answers)
+        try fillLeader(&core.tc, frozen)
+        try fill(&core, leader, frozen, threadQuestions, answers)
+
+        try dumpMemory(mappings, &mm, grafted, graft, used: numbers)
+        try context.images.write("core-\(id).img", [core])
+        for (thread, frozen) in zip(process.threads, registers).dropFirst() {
+            let grafted = try graft.enter(thread.task)
+            var batch = grafted.batch()
+            let questions = try ThreadQuestions(&batch, thread: thread.id, process: id)
+            try grafted.run(&batch)
+            var core = CoreEntry()
+            core.mtype = .x8664
+            try fill(&core, thread, frozen, questions, batch)
+            core.threadCore.blkSigset = frozen.signalMask
+            try context.images.write("core-\(thread.id).img", [core])
+        }
+        try graft.remove()
+        for thread in process.threads { try FrozenRegisters.prepareThaw(thread.task) }
+        try context.images.write("mm-\(id).img", [mm])
+        try context.images.write("fs-\(id).img", [try FileSystemContext.dump(of: id, context)])
+    }
+
+    /// A thread that stands in a graft whose conductor was killed in this very moment is let run out of it: a matter of
+    /// microseconds. True when there was one.
+    private func letOutOfOldGrafts(_ mappings: [Mapping]) throws -> Bool {
+        guard let place = ProcessGraft.usualPlace(in: mappings) else { return false }
+        var found = false
+        for thread in process.threads {
+            var tries = 0
+            defer { if tries > 0, let now = try? FrozenRegisters(thread.task, nil) { thread.registers = now } }
+            while place.contains(try thread.task.registers().rip) {
+                found = true
+                tries += 1
+                if tries > 1000 { throw CheckpointError("freeze", .task(thread.id), "it does not leave an old graft", remedy: "dump again") }
+                try thread.task.continue()
+                usleep(100)
+                try thread.task.interrupt()
+                while true {
+                    guard let event = try thread.task.wait() else { continue }
+                    if case .stopped = event { break }
+                    if thread.task.released { throw CheckpointError("freeze", .task(thread.id), "it ended", remedy: "dump again") }
+                    if case .signal(let signal) = event { try thread.task.continue(signal: signal) } else { try thread.task.continue() }
+                }
+            }
+        }
+        return found
+    }
+
+    private func dumpIDs(_ sharing: inout Sharing, parent: ThreadID?) throws -> TaskKobjIdsEntry {
+        var ids = namespaces.ids
+        let memory = try sharing.memory.id(of: id), files = try sharing.files.id(of: id)
+        let fileSystem = try sharing.fileSystem.id(of: id), handlers = try sharing.signalHandlers.id(of: id)
+        if memory.first != id { throw CheckpointError("dump", .task(id), "it shares its memory with task \(memory.first) (vfork or CLONE_VM)", remedy: "dump again when one of them has executed a program") }
+        if handlers.first != id { throw CheckpointError("dump", .task(id), "it shares its signal handlers with task \(handlers.first) (CLONE_SIGHAND)") }
+        (ids.vmID, ids.filesID, ids.fsID, ids.sighandID) = (memory.id, files.id, fileSystem.id, handlers.id)
+        try context.images.write("ids-\(id).img", [ids])
+        return ids
+    }
+
+    /// FD_CLOEXEC belongs to the number, not to the open file: the task is asked, a thousand numbers at a time.
+    private func dumpDescriptors(_ numbers: [Int32], table: UInt32, _ grafted: GraftedTask) throws {
+        var closeOnExec = Set<Int32>()
+        var at = 0
+        while at < numbers.count {
+            var batch = grafted.batch()
+            let part = numbers[at..<min(numbers.count, at + batch.room)]
+            let calls = part.map { batch.call("fcntl(F_GETFD)", SYS_fcntl, .init($0), .init(F_GETFD)) }
+            try grafted.run(&batch)
+            for (number, call) in zip(part, calls) where batch.result(call) & 1 != 0 { closeOnExec.insert(number) }
+            at += part.count
+        }
+        let entries = try collector.collect(numbers, of: id, closeOnExec: closeOnExec)
+        try context.images.write("fdinfo-\(table).img", entries)
+    }
+
+    private func fillLeader(_ tc: inout TaskCoreEntry, _ frozen: FrozenRegisters) throws {
+        switch process.state {
+        case .stopped(let signal): (tc.taskState, tc.stopSigno) = (3, UInt32(signal))
+        default: tc.taskState = 1
+        }
+        tc.exitCode = 0
+        tc.personality = 0
+        tc.flags = UInt32(truncatingIfNeeded: process.stat.flags)
+        tc.blkSigset = frozen.signalMask
+        tc.comm = process.stat.comm
+    }
+
+    private func fill(_ core: inout CoreEntry, _ thread: FrozenThread, _ frozen: FrozenRegisters, _ questions: ThreadQuestions, _ answers: Batch) throws {
+        var info = ThreadInfoX86(), state = ThreadCoreEntry()
+        try frozen.fill(&info, &state)
+        try questions.fill(&state, &info, answers)
+        try seccomp.fill(&state, thread.task, of: id)
+        if let set = try cgroups.id(of: thread.id, in: id) { state.cgSet = set }
+        (core.threadInfo, core.threadCore) = (info, state)
+    }
+
+    private func dumpMemory(_ mappings: [Mapping], _ mm: inout MmEntry, _ grafted: GraftedTask, _ graft: ProcessGraft, used: [Int32]) throws {
+        let began = Clock.monotonic()
+        mm.exeFileID = try PathFiles.executableID(of: id, context: context)
+        let stat = process.stat
+        (mm.mmStartCode, mm.mmEndCode, mm.mmStartData, mm.mmEndData) = (stat.startCode, stat.endCode, stat.startData, stat.endData)
+        (mm.mmStartStack, mm.mmStartBrk) = (stat.startStack, stat.startBreak)
+        (mm.mmArgStart, mm.mmArgEnd, mm.mmEnvStart, mm.mmEnvEnd) = (stat.argStart, stat.argEnd, stat.envStart, stat.envEnd)
+        mm.mmSavedAuxv = Array(try auxiliaryVector().prefix(44))
+        mm.vmas = try MemoryMap.dump(mappings, of: id, scratch: graft.scratchRange, context)
+        for mapping in mappings where mapping.name.hasPrefix("[anon:") || mapping.name.hasPrefix("[anon_shmem:") {
+            var name = StasisVmaName()
+            name.start = mapping.start
+            name.name = String(mapping.name.dropFirst(mapping.name.hasPrefix("[anon:") ? 6 : 12).dropLast())
+            mm.vmaNames.append(name)
+        }
+        mm.aios = mm.vmas.filter { $0.statusBits.contains(.aioRing) }.compactMap { AioRing.dump($0, of: id) }
+
+        let scan = try PageScan(of: id)
+        let own = try scan.ownPages(in: 0x1000..<AddressSpace.end)
+        let runs = PageRuns(own: own, in: mm.vmas)
+        for range in try guardRanges(scan) {
+            var entry = VmaEntry()
+            (entry.start, entry.end, entry.pgoff, entry.shmid, entry.prot, entry.flags, entry.fd) = (range.lowerBound, range.upperBound, 0, 0, 0, 0, -1)
+            entry.status = MappingStatus.guardRange.rawValue
+            mm.vmas.append(entry)
+        }
+        let pagesID = context.newPagesID()
+        var head = PagemapHead()
+        head.pagesID = pagesID
+        try context.images.write("pagemap-\(id).img", [head] + runs.entries())
+        let name = "pages-\(pagesID).img"
+        let image = try CheckpointError.about("write", .image(name)) {
+            try FileDescriptor.open(name, O_RDWR | O_CREAT | O_TRUNC, mode: 0o644, at: context.images.directory.number)
+        }
+        let collected = Clock.monotonic()
+        let limits = try Proc.limits(of: id)
+        var lent: [Int32] = []
+        if runs.pages > 16, limits[1].soft == UInt64.max { lent = (try? grafted.lend([image], used: used)) ?? [] }
+        var writer = PageWriter(image: image, name: name, process: id)
+        let total = UInt64(runs.pages) * 4096
+        writer.report = { [progress] in progress($0, total) }
+        try writer.write(runs, by: grafted, lent: lent.first)
+        if !lent.isEmpty { try grafted.takeBack(lent) }
+        try eraseGrafts(graft.ranges, runs, image)
+        let ended = Clock.monotonic()
+        context.statistics.memdumpTime += UInt32(truncatingIfNeeded: (collected - began) / 1000)
+        context.statistics.memwriteTime += UInt32(truncatingIfNeeded: (ended - collected) / 1000)
+        context.statistics.pagesScanned += mm.vmas.filter(\.isPrivate).reduce(0) { $0 + $1.length / 4096 }
+        context.statistics.pagesWritten += runs.pages
+    }
+
+    private func guardRanges(_ scan: PageScan) throws -> [Range<UInt64>] {
+        try scan.guardRanges(in: 0x1000..<AddressSpace.end)
+    }
+
+    /// Where our grafts stand there were zeros before: the image shows zeros.
+    private func eraseGrafts(_ ranges: [Range<UInt64>], _ runs: PageRuns, _ image: FileDescriptor) throws {
+        var offset: UInt64 = 0
+        for run in runs.runs {
+            for range in ranges where range.overlaps(run.range) {
+                let part = range.clamped(to: run.range)
+                try image.write([UInt8](repeating: 0, count: part.count), at: Int(offset + part.lowerBound - run.range.lowerBound))
+            }
+            offset += UInt64(run.range.count)
+        }
+    }
+
+    private func auxiliaryVector() throws -> [UInt64] {
+        let bytes = try Files.read("/proc/\(id)/auxv")
+        return stride(from: 0, to: bytes.count - bytes.count % 8, by: 8).map { at in (0..<8).reduce(0) { $0 | UInt64(bytes[at + $1]) << (8 * $1) } }
+    }
+}

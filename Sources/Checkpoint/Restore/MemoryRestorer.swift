@@ -1,0 +1,285 @@
+import CLinux
+import Glibc
+import Graft
+import ImageMessages
+import Kinds
+import Linux
+
+/// Makes the memory of one process: runs in its graft, reads pages straight into place.
+struct MemoryRestorer {
+    let process: RestoringProcess
+    let parent: RestoringProcess?
+    let context: RestoreContext
+    let places: Places
+    /// Told how many bytes of how many are read, on the way through the memory.
+    let progress: (_ done: UInt64, _ total: UInt64) -> Void
+
+    /// Addresses that the restore itself uses, the same in every process of the tree.
+    struct Places {
+        let hole: UInt64
+        /// The stub's program, then the workspace, then room for vvar and vDSO while everything else changes.
+        static let size = 4096 + UInt64(Stub.workspaceSize) + parkingSize
+        static let parkingSize: UInt64 = 1 << 17
+        var workspace: UInt64 { hole + 4096 }
+        var parking: UInt64 { workspace + UInt64(Stub.workspaceSize) }
+        var reserved: Range<UInt64> { hole..<(hole + Self.size) }
+    }
+
+    func restore(_ statistics: inout RestoreStatsEntry) throws {
+        let images = process.images!
+        let plan = MemoryPlan(images.mm, parent: parent?.images?.mm, reserved: places.reserved)
+        let calls = CallStream(process.grafted)
+        try park(calls)
+        for range in plan.unmap { try calls.call("munmap", SYS_munmap, range.lowerBound, UInt64(range.count)) }
+        try calls.flush()
+
+        let files = try lendFiles(plan)
+        try SysVSharedMemory.attach(plan.fresh.filter { $0.statusBits.contains(.sysV) }, to: calls, context)
+        for mapping in plan.fresh { try map(mapping, files, calls) }
+        for mapping in plan.inherited where mapping.prot & 2 == 0 {
+            try calls.call("mprotect", SYS_mprotect, mapping.start, mapping.length, UInt64(mapping.prot | 2))
+        }
+        try readPages(plan, files, calls, &statistics)
+        try calls.flush()
+        for ring in images.mm.aios { try restoreRing(ring, files) }
+        for mapping in plan.fresh + plan.inherited { try finish(mapping, calls) }
+        for range in plan.guards { try calls.call("madvise(MADV_GUARD_INSTALL)", SYS_madvise, range.start, range.length, 102) }
+        try placeVDSO(plan, calls)
+        for name in images.mm.vmaNames { try nameMapping(name, images.mm, calls) }
+        try calls.flush()
+        try setMemoryFields(images.mm, files)
+        for (_, number) in files.sorted(by: { $0.value < $1.value }) { try calls.call("close", SYS_close, UInt64(number)) }
+        try calls.flush()
+    }
+
+    // MARK: vvar and vDSO
+
+    /// Moves the kernel's special mappings out of the way (mremap(2) works on each as a whole).
+    private func park(_ calls: CallStream) throws {
+        var at = places.parking
+        for index in process.special.indices {
+            let part = process.special[index]
+            if at + part.length > places.reserved.upperBound { throw CheckpointError("restore", .task(process.pid), "its vDSO is larger than expected") }
+            if part.address != at { try calls.call("mremap", SYS_mremap, part.address, part.length, part.length, 3, at) }
+            process.special[index].address = at
+            at += part.length
+        }
+    }
+
+    private func placeVDSO(_ plan: MemoryPlan, _ calls: CallStream) throws {
+        let vvar = process.special.filter { !$0.isCode }, code = process.special.filter(\.isCode)
+        func place(_ parts: [RestoringProcess.Special], at entry: VmaEntry?, _ what: String) throws {
+            var at = entry?.start ?? 0
+            let length = parts.reduce(0) { $0 + $1.length }
+            if let entry, entry.length != length {
+                throw CheckpointError(
+                    "restore", .mapping(entry.start..<entry.end, name: what, of: process.pid), "this kernel's \(what) has \(length) bytes, the image's \(entry.length)",
+                    remedy: "restore under the kernel of the dump")
+            }
+            for part in parts {
+                if entry == nil { try calls.call("munmap", SYS_munmap, part.address, part.length) } else {
+                    try calls.call("mremap", SYS_mremap, part.address, part.length, part.length, 3, at)
+                    if let index = process.special.firstIndex(where: { $0.address == part.address }) { process.special[index].address = at }
+                    at += part.length
+                }
+            }
+            if entry == nil { process.special.removeAll { special in parts.contains { $0.address == special.address } } }
+        }
+        try place(vvar, at: plan.vvar, "vvar")
+        try place(code, at: plan.vdso, "vDSO")
+    }
+
+    // MARK: mappings
+
+    /// What a mapping needs a descriptor for: file id and open mode; the pages image is file 0.
+    struct FileKey: Hashable { let id: UInt32, mode: UInt32 }
+    private static let pagesKey = FileKey(id: 0, mode: 0), executableKey = FileKey(id: 0, mode: 1)
+
+    /// Opens what the process maps and gives it to the process. Its table is empty but for the socket, so numbers are known.
+    private func lendFiles(_ plan: MemoryPlan) throws -> [FileKey: Int32] {
+        let images = process.images!
+        var wanted: [(FileKey, FileDescriptor)] = []
+        var seen = Set<FileKey>()
+        if let pages = images.pages.file { wanted.append((Self.pagesKey, pages)) }
+        let executable = try CheckpointError.about("restore", .task(process.pid)) {
+            try PathFiles.open(try regularFile(images.mm.exeFileID), flags: UInt32(O_RDONLY), context)
+        }
+        wanted.append((Self.executableKey, executable))
+        for mapping in plan.fresh where mapping.needsFile {
+            let key = mapping.fileKey
+            guard seen.insert(key).inserted else { continue }
+            let subject = CheckpointError.Subject.mapping(mapping.start..<mapping.end, name: "", of: process.pid)
+            wanted.append((key, try CheckpointError.about("restore", subject) {
+                mapping.statusBits.contains(.memfd)
+                    ? try SharedMemory.openForMapping(fileID: key.id, mode: key.mode, context)
+                    : try PathFiles.open(try regularFile(key.id), flags: key.mode, context)
+            }))
+        }
+        var numbers: [FileKey: Int32] = [:]
+        var at = 0
+        while at < wanted.count {
+            let part = wanted[at..<min(wanted.count, at + DescriptorPassing.most)]
+            let received = try process.receive(part.map(\.1))
+            for ((key, _), number) in zip(part, received) { numbers[key] = number }
+            at += part.count
+        }
+        return numbers
+    }
+
+    private func regularFile(_ id: UInt32) throws -> RegFileEntry {
+        guard let entry = context.files[id], entry.hasReg else { throw CheckpointError("restore", .image("files.img"), "it has no regular file with id \(id)") }
+        return entry.reg
+    }
+
+    private func map(_ mapping: VmaEntry, _ files: [FileKey: Int32], _ calls: CallStream) throws {
+        let bits = mapping.statusBits
+        if bits.contains(.aioRing) { return }  // made by io_setup(2), AioRing
+        if bits.contains(.sysV) { return }  // attached whole, before the others
+        let keep: UInt32 = 1 | 2 | 8 | 0x100 | 0x4000 | 0x40000 | 0x3f << 26
+        var flags = UInt64(mapping.flags & keep) | 0x100000  // MAP_FIXED_NOREPLACE: the place was cleared before
+        if mapping.flags & 8 != 0 { flags = flags & ~3 | 8 }
+        var number = UInt64.max
+        if mapping.needsFile {
+            guard let file = files[mapping.fileKey] else { throw CheckpointError("restore", .image("mm-\(process.pid).img"), "file id \(mapping.shmid) is unknown") }
+            number = UInt64(file)
+            flags &= ~UInt64(0x40000 | 0x3f << 26)
+        } else { flags |= 0x20 }
+        let protection = UInt64(mapping.prot) | (mapping.isPrivate ? 2 : 0)
+        try calls.call("mmap", SYS_mmap, mapping.start, mapping.length, protection, flags, number, mapping.needsFile ? mapping.pgoff : 0)
+    }
+
+    /// Advice, locks and protection as they were, once the pages are in.
+    private func finish(_ mapping: VmaEntry, _ calls: CallStream) throws {
+        if mapping.statusBits.contains(.aioRing) { return }
+        if mapping.hasMadv {
+            for advice in [1, 2, 10, 12, 14, 15, 16, 18] as [UInt64] where mapping.madv & 1 << advice != 0 && mapping.flags & 8 == 0 {
+                try calls.call("madvise", SYS_madvise, mapping.start, mapping.length, advice, mayFail: advice == 12 || advice == 14 || advice == 15)
+            }
+        }
+        if mapping.flags & 0x2000 != 0 {
+            // mlock(2) brings every page in, so a locked mapping with pages missing was locked on fault (mlock2(2), MLOCK_ONFAULT).
+            let present = process.images!.pages.runs(within: [mapping.start..<mapping.end]).reduce(0) { $0 + UInt64($1.range.count) }
+            let onFault: UInt64 = mapping.statusBits.contains(.anonymousPrivate) && present < mapping.length ? 1 : 0
+            try calls.call("mlock2", SYS_mlock2, mapping.start, mapping.length, onFault)
+        }
+        if mapping.isPrivate && mapping.prot & 2 == 0 { try calls.call("mprotect", SYS_mprotect, mapping.start, mapping.length, UInt64(mapping.prot)) }
+    }
+
+    private func nameMapping(_ name: StasisVmaName, _ mm: MmEntry, _ calls: CallStream) throws {
+        guard let mapping = mm.vmas.first(where: { $0.start == name.start }), name.name.utf8.count < 80 else { return }
+        try calls.add(data: 96) { batch in
+            let text = batch.string(name.name)
+            batch.call("prctl(PR_SET_VMA)", SYS_prctl, 0x53564d41, 0, .init(mapping.start), .init(mapping.length), text, mayFail: true)
+        }
+    }
+
+    // MARK: pages
+
+    private func readPages(_ plan: MemoryPlan, _ files: [FileKey: Int32], _ calls: CallStream, _ statistics: inout RestoreStatsEntry) throws {
+        let image = process.images!.pages
+        var wanted = image.runs(within: plan.fresh.filter { $0.isPrivate && !$0.statusBits.contains(.aioRing) }.map { $0.start..<$0.end })
+        if !plan.inherited.isEmpty, let parent {
+            wanted += try pagesThatDiffer(plan.inherited.map { $0.start..<$0.end }, image, from: parent.images!.pages, calls, &statistics)
+        }
+        try calls.flush()
+        statistics.pagesRestored += wanted.reduce(0) { $0 + UInt64($1.range.count) / 4096 }
+        guard !wanted.isEmpty else { return }
+        guard let number = files[Self.pagesKey] else { throw CheckpointError("restore", .image(image.name), "it is missing") }
+        var reader = PageReader(process: process.grafted, name: image.name)
+        let total = wanted.reduce(0) { $0 + UInt64($1.range.count) }
+        reader.report = { [progress] in progress($0, total) }
+        try reader.read(wanted, from: number)
+    }
+
+    private func restoreRing(_ ring: AioRingEntry, _ files: [FileKey: Int32]) throws {
+        let image = process.images!.pages
+        let range = ring.id..<(ring.id &+ UInt64(ring.ringLen))
+        guard ring.ringLen > 0, ring.ringLen < 1 << 24, let run = image.runs(within: [range]).first, run.range == range, let file = image.file else {
+            throw CheckpointError("restore", .image("mm-\(process.pid).img"), "the AIO ring at 0x\(String(ring.id, radix: 16)) has no pages in \(image.name)")
+        }
+        try AioRing.restore(ring, content: try file.read(Int(ring.ringLen), at: Int(run.offset)), in: process.grafted, file: files[Self.executableKey] ?? 0)
+    }
+
+    /// Of inherited memory: pages that are not what the parent has. Pages that only the parent has are given up.
+    private func pagesThatDiffer(
+        _ ranges: [Range<UInt64>], _ own: PageImage, from parents: PageImage, _ calls: CallStream, _ statistics: inout RestoreStatsEntry
+    ) throws -> [PageImage.Run] {
+        var differing = [PageImage.Run]()
+        func add(_ range: Range<UInt64>, _ offset: UInt64) {
+            if let last = differing.last, last.range.upperBound == range.lowerBound, last.offset + UInt64(last.range.count) == offset {
+                differing[differing.count - 1].range = last.range.lowerBound..<range.upperBound
+            } else { differing.append(.init(range: range, offset: offset)) }
+        }
+        let mine = own.runs(within: ranges), theirs = parents.runs(within: ranges)
+        for run in mine {
+            var at = run.range.lowerBound
+            for other in parents.runs(within: [run.range]) {
+                if other.range.lowerBound > at { add(at..<other.range.lowerBound, run.offset + at - run.range.lowerBound) }
+                let count = other.range.count / 4096
+                let start = run.offset + other.range.lowerBound - run.range.lowerBound
+                let equal = try PageComparison.equal(own.file!, at: start, parents.file!, at: other.offset, count: count)
+                statistics.pagesCompared += UInt64(count)
+                for (page, same) in equal.enumerated() {
+                    let address = other.range.lowerBound + UInt64(page) * 4096
+                    if same { statistics.pagesSkippedCow += 1 } else { add(address..<(address + 4096), start + UInt64(page) * 4096) }
+                }
+                at = other.range.upperBound
+            }
+            if at < run.range.upperBound { add(at..<run.range.upperBound, run.offset + at - run.range.lowerBound) }
+        }
+        for run in theirs {
+            var at = run.range.lowerBound
+            for other in own.runs(within: [run.range]) {
+                if other.range.lowerBound > at { try calls.call("madvise(MADV_DONTNEED)", SYS_madvise, at, other.range.lowerBound - at, 4) }
+                at = other.range.upperBound
+            }
+            if at < run.range.upperBound { try calls.call("madvise(MADV_DONTNEED)", SYS_madvise, at, run.range.upperBound - at, 4) }
+        }
+        return differing
+    }
+
+    // MARK: fields of the address space
+
+    /// prctl(2), PR_SET_MM_MAP: all fields, the auxiliary vector and the executable at once.
+    private func setMemoryFields(_ mm: MmEntry, _ files: [FileKey: Int32]) throws {
+        var batch = process.grafted.batch()
+        let vector = batch.words(mm.mmSavedAuxv)
+        // A child has its parent's executable already, and may not change it while it maps it (prctl(2), EBUSY).
+        let inherited = parent?.images?.mm.exeFileID == mm.exeFileID
+        let executable = UInt64(UInt32(bitPattern: inherited ? -1 : files[Self.executableKey] ?? -1))
+        let fields = batch.words([
+            mm.mmStartCode, mm.mmEndCode, mm.mmStartData, mm.mmEndData, mm.mmStartBrk, mm.mmBrk, mm.mmStartStack,
+            mm.mmArgStart, mm.mmArgEnd, mm.mmEnvStart, mm.mmEnvEnd, mm.mmSavedAuxv.isEmpty ? 0 : vector.address,
+            UInt64(mm.mmSavedAuxv.count * 8) | executable << 32,
+        ])
+        batch.call("prctl(PR_SET_MM_MAP)", SYS_prctl, 35, 14, fields.argument, .init(fields.count), 0)
+        try CheckpointError.about("restore", .image("mm-\(process.pid).img")) { try process.grafted.run(&batch) }
+    }
+}
+
+extension VmaEntry {
+    var needsFile: Bool { !statusBits.isDisjoint(with: [.filePrivate, .fileShared]) }
+    /// Shared memory is opened as it was; a private mapping only reads its file.
+    var fileKey: MemoryRestorer.FileKey {
+        .init(id: UInt32(truncatingIfNeeded: shmid), mode: hasFdflags ? fdflags & 3 : statusBits.contains(.fileShared) && prot & 2 != 0 ? 2 : 0)
+    }
+}
+
+/// Reads pages from an image into place, by the process itself (preadv(2)).
+struct PageReader {
+    let process: GraftedTask
+    let name: String
+    /// Told now and then how many bytes are read.
+    var report: (UInt64) -> Void = { _ in }
+
+    init(process: GraftedTask, name: String) { (self.process, self.name) = (process, name) }
+
+    func read(_ runs: [PageImage.Run], from number: Int32) throws {
+        let transfer = VectoredTransfer(runs.lazy.map { ($0.range, $0.offset) })
+        try transfer.run("preadv", SYS_preadv, on: number, in: process, report: report) { call, result in
+            if result == Int(call.bytes) { return }
+            if result < 0 { throw CheckpointError("restore", .image(name), "its pages can't be read into place: \(Errno(Int32(-result)))", errno: Errno(Int32(-result))) }
+            throw CheckpointError("restore", .image(name), "it ended early: \(result) of \(call.bytes) bytes")
+        }
+    }
+}

@@ -1,0 +1,70 @@
+import Glibc
+import ImageMessages
+import Images
+import Kinds
+import Linux
+
+/// Everything a restore reads from its images before it makes anything: checked values.
+struct RestoreInput {
+    let inventory: InventoryEntry
+    /// In the order of pstree.img: parents first.
+    let members: [TreePlan.Member]
+    let processes: [Int32: ProcessImages]
+    let zombies: [Int32: CoreEntry]
+    let files: [UInt32: FileEntry]
+    /// Descriptors by files_id.
+    let tables: [UInt32: [FdinfoEntry]]
+    let seccomp: SeccompEntry
+    let cgroups: CgroupEntry?
+
+    init(_ images: ImageDirectory, directory: FileDescriptor) throws {
+        // Read once, and held against each other before anything is made.
+        let set = try ImageSet(images)
+        try set.validate(for: ImageTarget(addressSpaceEnd: AddressSpace.end))
+        inventory = set.inventory
+        var members = [TreePlan.Member](), processes = [Int32: ProcessImages](), zombies = [Int32: CoreEntry]()
+        for task in set.tasks {
+            let entry = task.process, core = task.core
+            let pid = Int32(bitPattern: entry.pid)
+            guard core.mtype == .x8664 else { throw CheckpointError("restore", .image("core-\(pid).img"), "it was made on another architecture (\(core.mtype))") }
+            guard [1, 2, 3].contains(core.tc.taskState) else { throw CheckpointError("restore", .image("core-\(pid).img"), "task_state \(core.tc.taskState) is unknown") }
+            members.append(.init(
+                pid: pid, parent: Int32(bitPattern: entry.ppid), group: Int32(bitPattern: entry.pgid), session: Int32(bitPattern: entry.sid), dead: task.isDead,
+                threads: entry.threads.map { Int32(bitPattern: $0) }))
+            if task.isDead { zombies[pid] = core; continue }
+            guard let ids = task.ids, let mm = task.mm, let fs = task.fs else { throw CheckpointError("restore", .task(.init(pid)), "its ids, mm or fs image is missing") }
+            try Self.refuseNamespaces(ids, inventory.rootIds, pid)
+            if let first = processes.values.first, first.ids.cgroupNsID != ids.cgroupNsID {
+                throw CheckpointError("restore", .image("ids-\(pid).img"), "not all tasks were in one cgroup namespace: not supported yet")
+            }
+            let pagemap = try images.pagemap(entry.pid)
+            processes[pid] = ProcessImages(
+                pstree: entry, core: core, threads: task.threads.map { (Int32(bitPattern: $0.id), $0.core) }, ids: ids, mm: mm, fs: fs,
+                pages: try PageImage(pagemap.entries, pagesID: pagemap.pagesID, directory: directory, pagemap: "pagemap-\(pid).img"))
+        }
+        (self.members, self.processes, self.zombies) = (members, processes, zombies)
+        (tables, seccomp, cgroups) = (set.descriptors, set.seccomp, set.cgroup)
+        files = set.files.entries
+    }
+
+    private static func refuseNamespaces(_ ids: TaskKobjIdsEntry, _ root: TaskKobjIdsEntry, _ pid: Int32) throws {
+        let pairs: [(String, UInt32, UInt32)] = [
+            ("pid", ids.pidNsID, root.pidNsID), ("net", ids.netNsID, root.netNsID), ("ipc", ids.ipcNsID, root.ipcNsID),
+            ("uts", ids.utsNsID, root.utsNsID), ("mnt", ids.mntNsID, root.mntNsID), ("user", ids.userNsID, root.userNsID),
+        ]
+        for (name, its, ours) in pairs where its != ours {
+            throw CheckpointError("restore", .image("ids-\(pid).img"), "the task lived in a \(name) namespace of its own: not supported yet")
+        }
+    }
+
+    /// Ids that are taken here, said before anything is made. Tasks that a dump has just killed may need a moment to be gone.
+    func checkIDs(_ plan: TreePlan) throws {
+        let patience = Clock.monotonic() + 1_000_000_000
+        for id in plan.ids.sorted() {
+            while (try? Files.status("/proc/\(id)")) != nil, Clock.monotonic() < patience { usleep(2000) }
+            if let stat = try? TaskStat.read("/proc/\(id)/stat") {
+                throw CheckpointError("restore", .task(.init(id)), "its id is taken by \(stat.comm)", remedy: "end that process, or restore in a pid namespace of its own", errno: Errno(EEXIST))
+            }
+        }
+    }
+}

@@ -1,0 +1,78 @@
+import CLinux
+import Glibc
+import Graft
+import ImageMessages
+import Kinds
+import Linux
+
+/// The state of one process and its threads, set when its memory and files are there. Its graft is gone afterwards.
+struct StateRestorer {
+    let process: RestoringProcess
+    let images: ProcessImages
+    let filters: SeccompEntry
+    let context: RestoreContext
+
+    func restore(cgroups: CgroupRestore) throws {
+        let core = images.core
+        try TaskStateRestore.byConductor(core.tc, of: process.pid, context)
+        try process.run { batch in try TaskStateRestore.processEarly(core, images.mm, &batch) }
+        try process.run { batch in try TaskStateRestore.threadEarly(core, &batch) }
+        try process.makeThreads()
+        try place(cgroups)
+        let caught = process.threads.isEmpty ? 0 : try GraftedTask.caughtSignals(of: process.pid)
+        for (index, thread) in process.threads.enumerated() { try restoreThread(thread, images.threads[index].core, caught: caught) }
+        try process.grafted.takeOver()
+        // SIGCHLD of helpers, zombies and stopped children is not the program's to see.
+        try process.run { batch in
+            let child = batch.words([1 << UInt64(SIGCHLD - 1)]), now = batch.words([0, 0])
+            batch.call("rt_sigtimedwait", SYS_rt_sigtimedwait, child.argument, 0, now.argument, 8, mayFail: true)
+        }
+        try process.run { batch in try TaskStateRestore.processLate(core, images.mm, &batch) }
+        try process.run { batch in try late(core, isLeader: true, thread: process.pid, &batch) }
+        try PendingSignals.restoreLast(core, isLeader: true, thread: process.pid, process: process.pid, in: process.grafted)
+        let sleep = try SleepRestore.begin(core, in: process.grafted)
+        let workspace = Workspace.range(of: process.grafted)
+        let answer = try process.grafted.step(SYS_munmap, workspace.lowerBound, UInt64(workspace.count))
+        if answer < 0 { throw SyscallError("munmap", .task(process.pid), Int32(-answer)) }
+        try RestoredRegisters.apply(core.threadInfo, mask: core.tc.blkSigset, sleep: sleep, to: process.grafted.task)
+        if core.tc.taskState == 3 { try stop(core.tc.hasStopSigno ? Int32(core.tc.stopSigno) : SIGSTOP) }
+    }
+
+    private func restoreThread(_ thread: (id: ThreadID, task: TracedTask), _ core: CoreEntry, caught: UInt64) throws {
+        let grafted = try Workspace.enter(thread.task, of: process.pid, at: process.grafted.base, caught: caught)
+        var batch = grafted.batch()
+        try TaskStateRestore.threadEarly(core, &batch)
+        try late(core, isLeader: false, thread: thread.id, &batch)
+        try grafted.run(&batch)
+        try PendingSignals.restoreLast(core, isLeader: false, thread: thread.id, process: process.pid, in: grafted)
+        let sleep = try SleepRestore.begin(core, in: grafted)
+        try RestoredRegisters.apply(core.threadInfo, mask: core.threadCore.blkSigset, sleep: sleep, to: thread.task)
+    }
+    private func late(_ core: CoreEntry, isLeader: Bool, thread: ThreadID, _ batch: inout Batch) throws {
+        try TaskStateRestore.threadLate(
+            core, leader: images.core, mm: images.mm, isLeader: isLeader, thread: thread, process: process.pid, filters: filters, context, &batch)
+    }
+
+    /// Threads begin in the groups of their process, which stands in its own since it was made.
+    private func place(_ cgroups: CgroupRestore) throws {
+        guard let leader = images.cgroupSet else { return }
+        for (thread, image) in zip(process.threads, images.threads) where image.core.threadCore.hasCgSet {
+            try cgroups.move(thread.id, to: image.core.threadCore.cgSet, from: leader, isThread: true)
+        }
+    }
+
+    /// A stopped process stops again before its first instruction.
+    private func stop(_ signal: Int32) throws {
+        let task = process.grafted.task
+        _ = kill(process.pid.rawValue, signal)
+        try task.continue()
+        while true {
+            switch try task.wait()! {
+            case .signal(let got): try task.continue(signal: got)
+            case .stopped(let got) where got != SIGTRAP: return
+            case .exited, .killed: throw SyscallError("stop", .task(process.pid), ESRCH)
+            default: try task.continue()
+            }
+        }
+    }
+}

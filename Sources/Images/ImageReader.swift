@@ -1,0 +1,189 @@
+import Glibc
+public import Linux
+public import SwiftProtobuf
+
+/// Bytes of an image file outside its messages: the queued data of a pipe, the content of a ghost file. Large ones stay in the file.
+public struct ImagePayload: Hashable, Sendable {
+    public var file: String
+    /// Bytes from the start of the file.
+    public var range: Range<UInt64>
+    public var count: UInt64 { range.upperBound - range.lowerBound }
+    public init(file: String, range: Range<UInt64>) { (self.file, self.range) = (file, range) }
+}
+
+/// An entry and the bytes that follow it.
+public struct EntryWithPayload<Entry: Sendable>: Sendable {
+    public var entry: Entry
+    public var payload: ImagePayload
+}
+
+/// One image file behind its magic, taken entry by entry. Nothing the file says is believed before it was held against the
+/// file's size, and no more than `largestEntry` bytes are allocated for an entry.
+public struct ImageReader {
+    /// Longer than any entry in practice: 65,530 mappings make an mm of 5 MB.
+    public static let largestEntry: UInt64 = 256 << 20
+    private static let windowSize: UInt64 = 64 << 10
+
+    public let name: String
+    /// Size of the file in bytes.
+    public let size: UInt64
+    /// Where the next entry begins.
+    public private(set) var offset: UInt64 = 0
+    /// Number of the next entry, from 0.
+    public private(set) var entry = 0
+
+    private let file: FileDescriptor?
+    private var window: [UInt8]
+    private var windowStart: UInt64 = 0
+
+    /// Opens an image and checks its magic. What it holds follows from its name.
+    public init(_ name: String, in directory: FileDescriptor) throws(ImageError) {
+        (self.name, window) = (name, [])
+        (file, size) = try Self.open(name, in: directory)
+        try readMagic()
+    }
+
+    /// An image in memory.
+    public init(_ name: String, bytes: [UInt8]) throws(ImageError) {
+        (self.name, window, file, size) = (name, bytes, nil, UInt64(bytes.count))
+        try readMagic()
+    }
+
+    /// A regular file and its size. O_NONBLOCK, because a FIFO planted under the name must not hang us.
+    static func open(_ name: String, in directory: FileDescriptor) throws(ImageError) -> (FileDescriptor, UInt64) {
+        let file: FileDescriptor, status: FileStatus
+        do throws(SyscallError) {
+            file = try FileDescriptor.open(name, O_RDONLY | O_NONBLOCK | O_NOCTTY, at: directory.number)
+            status = try file.status()
+        } catch { throw ImageError(name, "it can't be opened", error) }
+        guard status.type == S_IFREG, let size = UInt64(exactly: status.size) else { throw ImageError(name, "it is not a regular file") }
+        return (file, size)
+    }
+
+    public var isAtEnd: Bool { offset == size }
+    public var remaining: UInt64 { size - offset }
+    /// Where the next byte lies in the file, and how many are left.
+    public var position: (offset: Int, left: Int) { (Int(offset), Int(remaining)) }
+
+    /// The next entry; nil at the end of the file.
+    public mutating func next<M: Message>(_ type: M.Type) throws(ImageError) -> M? {
+        guard !isAtEnd else { return nil }
+        guard remaining >= 4 else { throw damaged("the file ends within a length") }
+        let count = UInt64(try word(at: offset))
+        guard count <= remaining - 4 else { throw damaged("it claims \(count) bytes, the file has \(remaining - 4) left") }
+        guard count <= Self.largestEntry else { throw damaged("\(count) bytes are more than any entry has") }
+        let bytes = try bytes(in: offset + 4..<offset + 4 + count)
+        var options = BinaryDecodingOptions()
+        options.messageDepthLimit = 512  // directories of cgroups nest
+        let message: M
+        do { message = try M(serializedBytes: bytes, extensions: nil, partial: false, options: options) } catch {
+            throw damaged("it can't be decoded as \(M.protoMessageName): \(Self.words(for: error))")
+        }
+        offset += 4 + count
+        entry += 1
+        return message
+    }
+
+    /// The next entry, which must be there.
+    public mutating func single<M: Message>(_ type: M.Type) throws(ImageError) -> M {
+        guard let message = try next(type) else {
+            throw entry == 0 ? ImageError(name, "it has no entry") : damaged("the file ends where a \(M.protoMessageName) is needed")
+        }
+        return message
+    }
+
+    /// All entries up to the end of the file.
+    public mutating func all<M: Message>(_ type: M.Type) throws(ImageError) -> [M] {
+        var found = [M]()
+        while let message = try next(type) { found.append(message) }
+        return found
+    }
+
+    /// Steps over the `count` bytes that follow an entry, and over zeros up to a multiple of `alignment` after them.
+    public mutating func payloadRange(_ count: UInt64, paddedTo alignment: UInt64 = 1, of field: String? = nil) throws(ImageError) -> ImagePayload {
+        let padding = (alignment - count % alignment) % alignment
+        guard count <= remaining, padding <= remaining - count else {
+            throw ImageError(name, entry: max(entry - 1, 0), field: field, offset: offset, "its payload of \(count) bytes is cut short: \(remaining) are left")
+        }
+        let start = offset
+        offset += count + padding
+        return ImagePayload(file: name, range: start..<start + count)
+    }
+
+    /// The `count` bytes that follow an entry.
+    public mutating func payload(_ count: UInt64) throws(ImageError) -> [UInt8] {
+        guard count <= Self.largestEntry else { throw damaged("a payload of \(count) bytes is too big to be read at once") }
+        return try bytes(in: try payloadRange(count).range)
+    }
+
+    /// All that is left, as payload.
+    public mutating func rest() -> ImagePayload {
+        defer { offset = size }
+        return ImagePayload(file: name, range: offset..<size)
+    }
+
+    /// Fails unless everything has been read.
+    public func finish() throws(ImageError) {
+        if !isAtEnd { throw damaged("\(remaining) bytes follow the last entry") }
+    }
+
+    /// Bytes of the file. The range must lie inside it.
+    mutating func bytes(in range: Range<UInt64>) throws(ImageError) -> [UInt8] {
+        if range.lowerBound < windowStart || range.upperBound > windowStart + UInt64(window.count) {
+            let count = min(max(range.upperBound - range.lowerBound, Self.windowSize), size - range.lowerBound)
+            window = try file?.bytes(Int(count), at: range.lowerBound, named: name) ?? []
+            windowStart = range.lowerBound
+            guard range.upperBound <= windowStart + UInt64(window.count) else { throw damaged("the file became shorter while it was read") }
+        }
+        return Array(window[Int(range.lowerBound - windowStart)..<Int(range.upperBound - windowStart)])
+    }
+
+    private mutating func word(at place: UInt64) throws(ImageError) -> UInt32 {
+        let bytes = try bytes(in: place..<place + 4)
+        return UInt32(bytes[0]) | UInt32(bytes[1]) << 8 | UInt32(bytes[2]) << 16 | UInt32(bytes[3]) << 24
+    }
+
+    /// Version 1 images have the type magic alone; the first word tells which form it is.
+    private mutating func readMagic() throws(ImageError) {
+        guard let magic = ImageKind.named(name)?.kind.magic, let own = magic.own else { throw ImageError(name, "this is no image's name") }
+        guard size >= 4 else { throw ImageError(name, "it has \(size) bytes, too few for its magic") }
+        var found = try word(at: 0)
+        offset = 4
+        if found == magic.first, found != own {
+            guard size >= 8 else { throw ImageError(name, "it has \(size) bytes, too few for its magic") }
+            found = try word(at: 4)
+            offset = 8
+        }
+        guard found == own else {
+            let found = "0x\(String(found, radix: 16)) where 0x\(String(own, radix: 16)) belongs"
+            throw ImageError(name, "wrong magic, \(found): this is no image of this kind")
+        }
+    }
+
+    private func damaged(_ problem: String) -> ImageError { ImageError(name, entry: entry, offset: offset, problem) }
+
+    private static func words(for error: any Error) -> String {
+        switch error as? BinaryDecodingError {
+        case .truncated: "a field runs past the end of the entry"
+        case .invalidUTF8: "a text is not UTF-8"
+        case .missingRequiredFields: "a required field is missing or has an unknown value"
+        case .messageDepthLimit: "messages are nested too deeply"
+        default: "its bytes are no message"
+        }
+    }
+}
+
+extension FileDescriptor {
+    /// `count` bytes from `offset` on; fewer at the end of the file.
+    func bytes(_ count: Int, at offset: UInt64, named name: String) throws(ImageError) -> [UInt8] {
+        do throws(SyscallError) {
+            var bytes = try read(count, at: Int(offset))
+            while bytes.count < count {
+                let more = try read(count - bytes.count, at: Int(offset) + bytes.count)
+                if more.isEmpty { break }
+                bytes += more
+            }
+            return bytes
+        } catch { throw ImageError(name, "it can't be read", error) }
+    }
+}

@@ -1,0 +1,50 @@
+import CLinux
+import Images
+package import Linux
+package import SwiftProtobuf
+
+/// The images a dump writes, by file name: opened at the first entry, closed and flushed together at the commit.
+package final class DumpImages {
+    package let directory: FileDescriptor
+    private var writers: [String: ImageWriter] = [:]
+
+    package init(directory: FileDescriptor) { self.directory = directory }
+
+    /// Adds an entry, followed by raw payload bytes where the format has some (pipes-data, sk-queues ...).
+    package func append(_ name: String, _ message: some Message, payload: [UInt8] = []) throws {
+        let writer = try self.writer(name)
+        try writer.append(message)
+        if !payload.isEmpty { try writer.appendRaw(payload) }
+    }
+
+    /// Makes the image although it may stay without entries.
+    package func create(_ name: String) throws { _ = try writer(name) }
+
+    /// The image's file, everything written so far flushed to it, positioned at its end: for copies from kernel to kernel.
+    package func descriptor(_ name: String) throws -> FileDescriptor { try writer(name).flushedDescriptor() }
+
+    private func writer(_ name: String) throws -> ImageWriter {
+        if let found = writers[name] { return found }
+        let made = try ImageWriter(directory: directory, name: name)
+        writers[name] = made
+        return made
+    }
+
+    /// Writes a whole image and closes it: those of one process, of which a tree may have thousands.
+    package func write(_ name: String, _ messages: some Sequence<any Message>) throws {
+        let writer = try ImageWriter(directory: directory, name: name)
+        for message in messages { try writer.append(message) }
+        try writer.finish(sync: false)
+    }
+
+    /// Writes out what is buffered and closes every image. What has been written is on the disk only after `flushToDisk`.
+    package func finish() throws {
+        for name in writers.keys.sorted() { try writers[name]!.finish(sync: false) }
+        writers = [:]
+    }
+
+    /// syncfs(2): every image of the directory at once, in one commit of the file system's journal.
+    package func flushToDisk() throws {
+        try Syscall.call("syncfs", SYS_syncfs, Int(directory.number), on: .fd(directory.number))
+    }
+}

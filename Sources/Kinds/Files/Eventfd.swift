@@ -1,0 +1,38 @@
+import CLinux
+import Glibc
+package import ImageMessages
+import Linux
+
+/// eventfd(2): a counter. Format README, 11.7; semaphore mode is our own field.
+package enum Eventfd: OpenFileKind {
+    package static var type: FdTypes { .eventfd }
+
+    package static func claims(_ file: OpenFile) -> Bool { file.link == "anon_inode:[eventfd]" }
+
+    /// fdinfo says "eventfd-count: <hexadecimal>", and since Linux 6.5 "eventfd-semaphore: <0 or 1>" (fs/eventfd.c, eventfd_show_fdinfo).
+    package static func dump(_ file: OpenFile, _ context: DumpContext) throws -> FileEntry {
+        var entry = FileEntry()
+        (entry.type, entry.id) = (.eventfd, file.id)
+        let info = try file.info()
+        guard let count = info.hexadecimal("eventfd-count") else { throw CheckpointError("dump", file.subject, "its fdinfo has no eventfd-count") }
+        (entry.efd.id, entry.efd.flags, entry.efd.counter) = (file.id, file.flags, count)
+        if info["eventfd-semaphore"] == "1" { entry.efd.semaphore = true }
+        entry.efd.fown = try file.owner()
+        return entry
+    }
+
+    /// eventfd2(2) takes 32 bits of a 64-bit count, so the count goes in by write(2): at most 2^64 - 2.
+    package static func make(_ entries: [FileEntry], _ context: RestoreContext) throws {
+        for entry in entries {
+            try CheckpointError.about("restore", .object("eventfd, file id \(entry.id)")) {
+                guard entry.hasEfd else { throw CheckpointError("restore", .image("files.img"), "file id \(entry.id) has no eventfd entry") }
+                let made = FileDescriptor(owning: Int32(try Syscall.call("eventfd2", SYS_eventfd2, 0, Int(O_CLOEXEC) | (entry.efd.semaphore ? 1 : 0))))
+                let count = min(entry.efd.counter, UInt64.max - 1)
+                if count > 0 { try made.write((0..<8).map { UInt8(truncatingIfNeeded: count >> (8 * $0)) }) }
+                try made.setStatusFlags(entry.efd.flags)
+                try FileOwner.restore(entry.efd.fown, on: made)
+                context.made(entry.id, made)
+            }
+        }
+    }
+}

@@ -1,0 +1,78 @@
+import Glibc
+package import ImageMessages
+package import Linux
+
+/// The mappings of a process: what smaps says, and the image's entries (format README, 8).
+package enum MemoryMap {
+    /// Turns mappings into entries, in address order. Files behind them get ids; what can't be saved is an error that names it.
+    package static func dump(_ mappings: [Mapping], of process: ThreadID, scratch: Range<UInt64>?, _ context: DumpContext) throws -> [VmaEntry] {
+        var entries = [VmaEntry]()
+        entries.reserveCapacity(mappings.count)
+        for mapping in mappings where scratch?.lowerBound != mapping.start {
+            let subject = CheckpointError.Subject.mapping(mapping.start..<mapping.end, name: mapping.name, of: process)
+            let entry = try CheckpointError.about("dump", subject) { try dump(mapping, of: process, subject, context) }
+            // [vvar] and [vvar_vclock] are one entry.
+            if MappingStatus(rawValue: entry.status).contains(.vvar), let last = entries.last, last.statusBits.contains(.vvar), last.end == entry.start {
+                entries[entries.count - 1].end = entry.end
+            } else {
+                entries.append(entry)
+            }
+        }
+        return entries
+    }
+
+    private static func dump(_ mapping: Mapping, of process: ThreadID, _ subject: CheckpointError.Subject, _ context: DumpContext) throws -> VmaEntry {
+        var entry = VmaEntry()
+        (entry.start, entry.end, entry.pgoff, entry.shmid, entry.fd) = (mapping.start, mapping.end, 0, 0, -1)
+        entry.prot = UInt32(mapping.protection)
+        entry.flags = mapping.imageFlags
+        if mapping.imageAdvice != 0 { entry.madv = mapping.imageAdvice }
+        func openMode() throws -> UInt32 {
+            let link = try Files.status(mapping.mapFile(of: process), followLinks: false)
+            return link.mode & 0o600 == 0o600 ? 2 : link.mode & 0o200 != 0 ? 1 : 0
+        }
+        let status: MappingStatus
+        switch MappingKind(mapping) {
+        case .vsyscall: (status, entry.flags) = ([.vsyscall, .anonymousPrivate], 0x22)
+        case .vvar: (status, entry.flags) = ([.regular, .vvar, .anonymousPrivate], 0x22)
+        case .vdso: (status, entry.flags) = ([.regular, .vdso, .anonymousPrivate], 0x22)
+        case .anonymous where mapping.flags.contains(.shadowStack): throw CheckpointError("dump", subject, "it is a shadow stack", remedy: "start the program with GLIBC_TUNABLES=glibc.cpu.x86_shstk=off")
+        case .anonymous, .hugetlbPrivate:
+            status = [.regular, .anonymousPrivate]
+            entry.flags |= 0x20
+        case .heap:
+            status = [.regular, .anonymousPrivate, .heap]
+            entry.flags |= 0x20
+        case .file:
+            status = mapping.shared ? [.regular, .fileShared] : [.regular, .filePrivate]
+            entry.pgoff = mapping.offset
+            entry.shmid = UInt64(try PathFiles.fileID(mapping: mapping, of: process, context: context))
+            entry.fdflags = try openMode()
+        case .memfd, .anonymousShared:
+            status = mapping.shared ? [.regular, .fileShared, .memfd] : [.regular, .filePrivate, .memfd]
+            entry.pgoff = mapping.offset
+            entry.shmid = UInt64(try SharedMemory.memfdID(mapping: mapping, of: process, context: context))
+            if case .anonymousShared = MappingKind(mapping) { entry.flags |= 0x20 }
+            entry.fdflags = try openMode()
+        case .sysV(let id):
+            status = [.regular, .anonymousShared, .sysV]
+            entry.pgoff = mapping.offset
+            entry.shmid = id
+            entry.flags |= 0x20
+            entry.fdflags = try openMode()
+            try SysVSharedMemory.dump(id: id, context)
+        case .aioRing:
+            status = [.aioRing]
+            entry.flags = 1
+        case .unsupported(let why):
+            throw CheckpointError("dump", subject, why)
+        }
+        entry.status = status.rawValue
+        return entry
+    }
+}
+
+extension Mapping {
+    /// The magic link to the mapped file, proc(5). It works for deleted files, too.
+    package func mapFile(of process: ThreadID) -> String { "/proc/\(process)/map_files/\(String(start, radix: 16))-\(String(end, radix: 16))" }
+}

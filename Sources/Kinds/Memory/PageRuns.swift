@@ -1,0 +1,50 @@
+package import ImageMessages
+import Linux
+
+/// The pages of a process that go into its image, in address order.
+package struct PageRuns: Equatable, Sendable {
+    /// pagemap_entry.flags, format README 9.2.
+    package static let present: UInt32 = 4, lazy: UInt32 = 2
+    package struct Run: Equatable, Sendable {
+        package var range: Range<UInt64>, flags: UInt32
+        /// Whether the task may read these pages itself.
+        package var readable: Bool
+    }
+    package private(set) var runs: [Run] = []
+    package var pages: UInt64 { runs.reduce(0) { $0 + UInt64($1.range.count) / 4096 } }
+
+    /// Cuts the pages that the scan found (`own`, ascending) to the private mappings; vDSO and AIO rings are taken whole.
+    package init(own: [Range<UInt64>], in mappings: [VmaEntry]) {
+        var at = 0
+        for mapping in mappings where mapping.isPrivate {
+            let bits = mapping.statusBits
+            if !bits.isDisjoint(with: [.vvar, .vsyscall]) || mapping.flags & 8 != 0 { continue }
+            let readable = mapping.prot & 1 != 0
+            if !bits.isDisjoint(with: [.vdso, .aioRing]) {
+                add(mapping.start..<mapping.end, Self.present, readable)
+                continue
+            }
+            let lazy = bits.contains(.anonymousPrivate) && mapping.flags & 0x2000 == 0
+            while at < own.count, own[at].upperBound <= mapping.start { at += 1 }
+            var index = at
+            while index < own.count, own[index].lowerBound < mapping.end {
+                add(max(own[index].lowerBound, mapping.start)..<min(own[index].upperBound, mapping.end), lazy ? Self.present | Self.lazy : Self.present, readable)
+                index += 1
+            }
+        }
+    }
+
+    private mutating func add(_ range: Range<UInt64>, _ flags: UInt32, _ readable: Bool) {
+        if let last = runs.last, last.range.upperBound == range.lowerBound, last.flags == flags, last.readable == readable {
+            runs[runs.count - 1].range = last.range.lowerBound..<range.upperBound
+        } else { runs.append(Run(range: range, flags: flags, readable: readable)) }
+    }
+
+    package func entries() -> [PagemapEntry] {
+        runs.map { run in
+            var entry = PagemapEntry()
+            (entry.vaddr, entry.compatNrPages, entry.flags, entry.nrPages) = (run.range.lowerBound, 0, run.flags, UInt64(run.range.count) / 4096)
+            return entry
+        }
+    }
+}

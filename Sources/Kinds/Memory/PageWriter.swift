@@ -1,0 +1,65 @@
+import CLinux
+import Glibc
+package import Graft
+package import Linux
+
+/// Brings the pages of a stopped process into its pages image. The task writes them itself (pwritev(2) in a batch: no page
+/// passes through us); where it can't (unreadable mappings, no free descriptor, a file size limit) we copy.
+package struct PageWriter {
+    let image: FileDescriptor
+    let imageName: String
+    let process: ThreadID
+
+    /// Told now and then how many bytes are written.
+    package var report: (UInt64) -> Void = { _ in }
+
+    package init(image: FileDescriptor, name: String, process: ThreadID) { (self.image, imageName, self.process) = (image, name, process) }
+
+    /// - Parameter lent: the image's number in the task, nil when it has none.
+    package func write(_ runs: PageRuns, by grafted: GraftedTask, lent: Int32?) throws {
+        var offset: UInt64 = 0
+        var pending = [(range: Range<UInt64>, offset: UInt64)]()
+        for run in runs.runs {
+            if run.readable, lent != nil { pending.append((run.range, offset)) } else { try copy(run.range, to: offset) }
+            offset += UInt64(run.range.count)
+        }
+        if let lent { try remoteWrite(pending, by: grafted, to: lent) }
+    }
+
+    private func remoteWrite(_ pieces: [(range: Range<UInt64>, offset: UInt64)], by grafted: GraftedTask, to number: Int32) throws {
+        try VectoredTransfer(pieces).run("pwritev", SYS_pwritev, on: number, in: grafted, report: report) { call, result in
+            if result == Int(call.bytes) { return }
+            if result < 0 && result != -Int(EFAULT) { throw noRoom(Int32(-result)) }
+            try finish(call.vector, call.offset, done: max(result, 0))
+        }
+    }
+
+    /// A short write: the disk is full, or a page can't be read by the task itself (a hole in a file mapping, MADV_GUARD).
+    private func finish(_ vector: [UInt64], _ offset: UInt64, done: Int) throws {
+        var skip = UInt64(done), at = offset
+        for index in stride(from: 0, to: vector.count, by: 2) {
+            let (start, length) = (vector[index], vector[index + 1])
+            let skipped = min(skip, length)
+            skip -= skipped
+            if skipped < length { try copy((start + skipped)..<(start + length), to: at + skipped) }
+            at += length
+        }
+    }
+
+    /// Copies through our own buffer.
+    private func copy(_ range: Range<UInt64>, to offset: UInt64) throws {
+        let memory = RemoteMemory(of: process)
+        var at = range.lowerBound
+        while at < range.upperBound {
+            let count = Int(min(range.upperBound - at, 1 << 18))
+            let bytes = try CheckpointError.about("dump", .mapping(range, name: "", of: process)) { try memory.inspect(at, count) }
+            do throws(SyscallError) { try image.write(bytes, at: Int(offset + at - range.lowerBound)) } catch { throw noRoom(error.errno.rawValue) }
+            at += UInt64(count)
+        }
+    }
+
+    private func noRoom(_ errno: Int32) -> CheckpointError {
+        CheckpointError(
+            "write", .image(imageName), "\(Errno(errno))", remedy: errno == ENOSPC ? "free space, or give another directory with -D" : nil, errno: Errno(errno))
+    }
+}

@@ -1,0 +1,46 @@
+import CLinux
+import Glibc
+package import Graft
+package import ImageMessages
+package import Linux
+
+/// The last step of a thread's restore: the registers from which it runs on.
+package enum RestoredRegisters {
+    /// Checks what `apply` will set, before anything of the thread exists.
+    package static func check(_ info: ThreadInfoX86, thread: ThreadID) throws {
+        if let objection = info.gpregs.objection { throw CheckpointError("restore", .task(thread), objection) }
+        if info.fpregs.hasXsave, info.fpregs.xsave.hasCet, info.fpregs.xsave.cet.cet != 0 {
+            throw CheckpointError("restore", .task(thread), "it uses a shadow stack, which is not supported yet")
+        }
+    }
+
+    /// Sets extended registers, TLS descriptors, general registers and blocked signals of a stopped thread. It may be detached
+    /// in any kind of stop: nothing is left for the kernel to restart.
+    /// - Parameters:
+    ///   - mask: `blk_sigset`: of the leader it is in the process's part of its core.
+    ///   - sleep: what `SleepRestore.begin` answered.
+    package static func apply(_ info: ThreadInfoX86, mask: UInt64, sleep: SleepRestore.Outcome, to task: TracedTask) throws {
+        try check(info, thread: task.id)
+        let template = try task.registerSet(Int(CLINUX_NT_X86_XSTATE))
+        let area = try CheckpointError.about("restore the registers of", .task(task.id), remedy: "restore on a CPU with the features of the one that dumped") {
+            try ExtendedRegisters(info.fpregs, template: template).area
+        }
+        try task.setRegisterSet(Int(CLINUX_NT_X86_XSTATE), area)
+        for entry in info.tls where !entry.segNotPresent && (12...14).contains(entry.entryNumber) {
+            var flags: UInt32 = entry.seg32Bit ? 1 : 0
+            flags |= (entry.contentsL ? 2 : 0) | (entry.contentsH ? 4 : 0) | (entry.readExecOnly ? 8 : 0)
+            flags |= (entry.limitInPages ? 16 : 0) | (entry.usable ? 64 : 0)
+            var raw: (entry: UInt32, base: UInt32, limit: UInt32, flags: UInt32) = (entry.entryNumber, entry.baseAddr, entry.limit, flags)
+            try task.request("PTRACE_SET_THREAD_AREA", 26, address: Int(entry.entryNumber), &raw)
+        }
+        var registers = info.gpregs.registers
+        registers.orig_rax = UInt64.max  // the kernel must not restart a call that is not this life's
+        switch sleep {
+        case .none: break
+        case .finished(let result): registers.rax = UInt64(bitPattern: Int64(result))
+        case .sleeping: (registers.rax, registers.rip) = (UInt64(SYS_restart_syscall), registers.rip &- 2)
+        }
+        try task.setRegisters(registers)
+        try task.setSignalMask(mask)
+    }
+}

@@ -1,0 +1,42 @@
+/// What a dump was asked for, as its steps need it. The command line makes one of these.
+package struct DumpSettings: Sendable, Equatable {
+    package enum Ending: Sendable { case kill, leaveStopped, leaveRunning }
+    package enum FileValidation: Sendable { case size, buildID }
+    package var ending = Ending.kill
+    /// --shell-job: session, group or terminal of the root may belong to a shell outside.
+    package var shellJob = false
+    /// --link-remap: files that lost their name may get a temporary one beside them.
+    package var linkRemap = false
+    /// --ghost-limit, bytes that a deleted file may take on disk.
+    package var ghostLimit: UInt64 = 1 << 20
+    /// --ghost-fiemap: find holes by FIEMAP rather than SEEK_HOLE.
+    package var ghostFiemap = true
+    package var fileLocks = false, externalUnixSockets = false, evasiveDevices = false, forceIrmap = false
+    package var tcpEstablished = false, tcpClose = false, skipInFlight = false
+    package var fileValidation = FileValidation.buildID
+    /// --external KIND[ID]:VALUE, as given.
+    package var external: [String] = []
+    /// --timeout, seconds for stopping and collecting the tasks.
+    package var timeout = 10
+    package var freezeCgroup: String?
+    package var unprivileged = false
+    package var cgroups = CgroupSettings()
+    package init() {}
+}
+
+/// What a restore was asked for.
+package struct RestoreSettings: Sendable, Equatable {
+    package var shellJob = false, skipFilePermissions = false, fileLocks = false, externalUnixSockets = false, tcpEstablished = false, tcpClose = false
+    package var evasiveDevices = false
+    package var leaveStopped = false
+    /// --restore-sibling: the root becomes a child of our parent.
+    package var sibling = false
+    /// --inherit-fd fd[N]:KEY
+    package var inherited: [(descriptor: Int32, key: String)] = []
+    package var external: [String] = []
+    package var fileValidation = DumpSettings.FileValidation.buildID
+    package var unprivileged = false
+    package var cgroups = CgroupSettings()
+    package init() {}
+    package static func == (a: RestoreSettings, b: RestoreSettings) -> Bool { String(describing: a) == String(describing: b) }
+}

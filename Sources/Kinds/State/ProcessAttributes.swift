@@ -1,0 +1,41 @@
+import CLinux
+import Glibc
+import Graft
+import ImageMessages
+import Linux
+
+/// What belongs to a process as a whole and has a file below /proc/PID: OOM score, core dump filter, autogroup, login id.
+enum ProcessAttributes {
+    static func dump(of process: ThreadID, into core: inout TaskCoreEntry) throws {
+        func text(_ name: String) -> String? {
+            (try? Files.text("/proc/\(process)/\(name)")).flatMap { $0.split(separator: "\n").first.map(String.init) }
+        }
+        if let value = text("loginuid").flatMap({ UInt32($0) }) { core.loginuid = value }
+        if let value = text("oom_score_adj").flatMap({ Int32($0) }) { core.oomScoreAdj = value }
+        // 0x33 is every process's from the start (core(5)).
+        if let value = text("coredump_filter").flatMap({ UInt32($0, radix: 16) }), value != 0x33 { core.stasis.coredumpFilter = value }
+        // "/autogroup-25 nice 0" (sched(7))
+        if let value = text("autogroup")?.split(separator: " ").last.flatMap({ Int64($0) }), value != 0 { core.stasis.autogroup = value }
+    }
+
+    /// Written by us, who may (raising the OOM score's minimum needs CAP_SYS_RESOURCE); values that hold already are left alone.
+    static func restore(_ core: TaskCoreEntry, to process: ThreadID, log: (String) -> Void) throws {
+        func write(_ value: String, to name: String) throws {
+            let path = "/proc/\(process)/\(name)"
+            if (try? Files.text(path)) == value + "\n" { return }
+            let file = try FileDescriptor.open(path, O_WRONLY)
+            try file.write(Array(value.utf8))
+        }
+        if core.hasOomScoreAdj {
+            guard (-1000...1000).contains(core.oomScoreAdj) else { throw CheckpointError("restore", .object("the OOM score"), "\(core.oomScoreAdj) is none") }
+            do { try write("\(core.oomScoreAdj)", to: "oom_score_adj") }
+            catch let error as SyscallError where error.errno == Errno(EACCES) || error.errno == Errno(EPERM) {
+                throw CheckpointError("restore", .task(process), "its OOM score adjustment \(core.oomScoreAdj) is below ours: \(error)", remedy: "restore with CAP_SYS_RESOURCE")
+            }
+        }
+        if core.hasStasis, core.stasis.hasCoredumpFilter { try write("0x" + String(core.stasis.coredumpFilter, radix: 16), to: "coredump_filter") }
+        if core.hasStasis, core.stasis.hasAutogroup {
+            do { try write("\(core.stasis.autogroup)", to: "autogroup") } catch { log("the nice value of the autogroup is not restored: \(error)") }
+        }
+    }
+}

@@ -1,0 +1,92 @@
+/// One mapping of a task: a line of /proc/PID/maps with what smaps adds (proc(5), fs/proc/task_mmu.c).
+public struct Mapping: Equatable, Sendable {
+    public var start: UInt64, end: UInt64, readable: Bool, writable: Bool, executable: Bool, shared: Bool
+    public var offset: UInt64, major: UInt32, minor: UInt32, inode: UInt64, name: String
+    /// Two-letter codes of smaps' VmFlags line; empty when read from maps.
+    public var flags: Set<VMFlag> = []
+    public var kernelPageSize: UInt64 = 4096
+    public var length: UInt64 { end - start }
+    public var protection: Int32 { (readable ? 1 : 0) | (writable ? 2 : 0) | (executable ? 4 : 0) }
+}
+
+/// VmFlags of smaps that a checkpoint looks at (Documentation/filesystems/proc.rst).
+public enum VMFlag: String, Sendable, CaseIterable {
+    case growsDown = "gd", locked = "lo", hugetlb = "ht", noReserve = "nr", sequential = "sr", random = "rr", dontFork = "dc"
+    case dontDump = "dd", mergeable = "mg", hugePage = "hg", noHugePage = "nh", wipeOnFork = "wf", io = "io", pureFrameNumbers = "pf"
+    case mixedMap = "mm", shadowStack = "ss", softDirty = "sd", userfaultMissing = "um", userfaultWriteProtect = "uw", droppable = "dp"
+    case sealed = "sl", guardRegions = "gu", mayShare = "ms", shared = "sh", account = "ac"
+}
+
+extension Mapping {
+    public static func all(of process: ThreadID, withFlags: Bool) throws(SyscallError) -> [Mapping] {
+        let path = "/proc/\(process)/" + (withFlags ? "smaps" : "maps")
+        return parse(try Files.read(path, expecting: 65536))
+    }
+
+    /// Reads maps or smaps text. Lines that begin with a lower-case hexadecimal digit open a mapping; "Key: value" lines describe it.
+    public static func parse(_ bytes: [UInt8]) -> [Mapping] {
+        var found = [Mapping]()
+        var at = 0
+        let count = bytes.count
+        while at < count {
+            var end = at
+            while end < count && bytes[end] != 10 { end += 1 }
+            let first = bytes[at]
+            if (first >= 48 && first <= 57) || (first >= 97 && first <= 102) {
+                if let mapping = parseHead(bytes[at..<end]) { found.append(mapping) }
+            } else if first == UInt8(ascii: "V"), end - at > 8, bytes[at + 2] == UInt8(ascii: "F"), !found.isEmpty {
+                var word = at + 8
+                while word + 1 < end {
+                    if bytes[word] == 32 { word += 1; continue }
+                    if let flag = flagsByCode[UInt16(bytes[word]) << 8 | UInt16(bytes[word + 1])] { found[found.count - 1].flags.insert(flag) }
+                    word += 3
+                }
+            } else if first == UInt8(ascii: "K"), end - at > 15, !found.isEmpty {  // KernelPageSize:        4 kB
+                var value: UInt64 = 0
+                for byte in bytes[(at + 15)..<end] where byte >= 48 && byte <= 57 { value = value &* 10 &+ UInt64(byte - 48) }
+                if value > 0 { found[found.count - 1].kernelPageSize = value << 10 }
+            }
+            at = end + 1
+        }
+        return found
+    }
+
+    private static let flagsByCode: [UInt16: VMFlag] = Dictionary(uniqueKeysWithValues: VMFlag.allCases.map {
+        let code = Array($0.rawValue.utf8)
+        return (UInt16(code[0]) << 8 | UInt16(code[1]), $0)
+    })
+
+    private static func parseHead(_ line: ArraySlice<UInt8>) -> Mapping? {
+        var at = line.startIndex
+        func hex() -> UInt64 {
+            var value: UInt64 = 0
+            while at < line.endIndex {
+                let byte = line[at]
+                if byte >= 48 && byte <= 57 { value = value << 4 | UInt64(byte - 48) }
+                else if byte >= 97 && byte <= 102 { value = value << 4 | UInt64(byte - 87) } else { break }
+                at += 1
+            }
+            at += 1  // the separator
+            return value
+        }
+        let start = hex(), end = hex()
+        guard at + 5 <= line.endIndex, start < end else { return nil }
+        let (r, w, x, p) = (line[at], line[at + 1], line[at + 2], line[at + 3])
+        at += 5
+        let offset = hex(), major = hex(), minor = hex()
+        var inode: UInt64 = 0
+        while at < line.endIndex, line[at] >= 48, line[at] <= 57 { inode = inode &* 10 &+ UInt64(line[at] - 48); at += 1 }
+        while at < line.endIndex, line[at] == 32 { at += 1 }
+        let name = unescape(line[at...])
+        return Mapping(
+            start: start, end: end, readable: r == 114, writable: w == 119, executable: x == 120, shared: p == 115, offset: offset,
+            major: UInt32(truncatingIfNeeded: major), minor: UInt32(truncatingIfNeeded: minor), inode: inode, name: name)
+    }
+
+    /// maps writes a newline in a name as \012 (fs/proc/task_mmu.c, show_map_vma).
+    private static func unescape(_ bytes: ArraySlice<UInt8>) -> String {
+        let text = String(decoding: bytes, as: UTF8.self)
+        guard bytes.contains(92) else { return text }
+        return text.split(separator: "\\012", omittingEmptySubsequences: false).joined(separator: "\n")
+    }
+}

@@ -1,0 +1,103 @@
+/// /proc/PID/stat and /proc/PID/status of one task, proc(5).
+public struct TaskStat: Equatable, Sendable {
+    public let comm: String, state: Character, parent: Int32, group: Int32, session: Int32, flags: UInt64
+    /// The controlling terminal's device, 0 without one, and its foreground group.
+    public let terminal: Int32, foreground: Int32
+    public let startTime: UInt64, startCode: UInt64, endCode: UInt64, startStack: UInt64
+    public let startData: UInt64, endData: UInt64, startBreak: UInt64
+    public let argStart: UInt64, argEnd: UInt64, envStart: UInt64, envEnd: UInt64, exitCode: Int32
+
+    /// The command may hold spaces and parentheses: it ends at the last ')'.
+    public init?(parsing bytes: [UInt8]) {
+        guard let open = bytes.firstIndex(of: UInt8(ascii: "(")), let close = bytes.lastIndex(of: UInt8(ascii: ")")), open < close else { return nil }
+        comm = String(decoding: bytes[(open + 1)..<close], as: UTF8.self)
+        let fields = bytes[(close + 1)...].split(whereSeparator: { $0 == 32 || $0 == 10 })
+        guard fields.count >= 50, let letter = fields[0].first else { return nil }
+        state = Character(Unicode.Scalar(letter))
+        func number(_ field: Int) -> Int64 {  // field numbers of proc(5); the first after ')' is 3
+            var value: Int64 = 0, negative = false
+            for byte in fields[field - 3] {
+                if byte == UInt8(ascii: "-") { negative = true } else { value = value &* 10 &+ Int64(byte &- 48) }
+            }
+            return negative ? -value : value
+        }
+        func address(_ field: Int) -> UInt64 { UInt64(bitPattern: number(field)) }
+        parent = Int32(truncatingIfNeeded: number(4)); group = Int32(truncatingIfNeeded: number(5))
+        session = Int32(truncatingIfNeeded: number(6)); terminal = Int32(truncatingIfNeeded: number(7)); foreground = Int32(truncatingIfNeeded: number(8)); flags = address(9)
+        startTime = address(22); startCode = address(26); endCode = address(27); startStack = address(28)
+        startData = address(45); endData = address(46); startBreak = address(47)
+        argStart = address(48); argEnd = address(49); envStart = address(50); envEnd = address(51)
+        exitCode = fields.count >= 50 ? Int32(truncatingIfNeeded: number(52)) : 0
+    }
+    public static func read(_ path: String) throws(SyscallError) -> TaskStat {
+        guard let stat = TaskStat(parsing: try Files.readAtOnce(path)) else { throw SyscallError("parse", .path(path), 71 /* EPROTO */) }
+        return stat
+    }
+    public static func of(_ process: ThreadID) throws(SyscallError) -> TaskStat { try read("/proc/\(process)/stat") }
+    public static func of(_ thread: ThreadID, in process: ThreadID) throws(SyscallError) -> TaskStat {
+        try read("/proc/\(process)/task/\(thread)/stat")
+    }
+}
+
+/// The lines "Key:\tvalue" of /proc/PID/status and of /proc/PID/fdinfo/N.
+public struct KeyedLines: Sendable {
+    public let lines: [(key: String, value: String)]
+    public init(parsing bytes: [UInt8]) {
+        lines = bytes.split(separator: 10).compactMap { line in
+            guard let colon = line.firstIndex(of: UInt8(ascii: ":")) else { return nil }
+            let value = line[(colon + 1)...].drop { $0 == 32 || $0 == 9 }
+            return (String(decoding: line[..<colon], as: UTF8.self), String(decoding: value, as: UTF8.self))
+        }
+    }
+    public subscript(key: String) -> String? { lines.first { $0.key == key }?.value }
+    public func words(_ key: String) -> [Substring] { (self[key] ?? "").split(whereSeparator: { $0 == " " || $0 == "\t" }) }
+    public func decimal(_ key: String) -> UInt64? { self[key].flatMap { UInt64($0) } }
+    public func hexadecimal(_ key: String) -> UInt64? { self[key].flatMap { UInt64($0, radix: 16) } }
+    public func octal(_ key: String) -> UInt64? { self[key].flatMap { UInt64($0, radix: 8) } }
+    /// The text of every line of this key (fdinfo repeats some).
+    public func all(_ key: String) -> [String] { lines.filter { $0.key == key }.map(\.value) }
+}
+
+/// What lies below /proc/PID.
+public enum Proc {
+    public static func status(_ process: ThreadID) throws(SyscallError) -> KeyedLines {
+        KeyedLines(parsing: try Files.readAtOnce("/proc/\(process)/status"))
+    }
+    public static func status(_ thread: ThreadID, in process: ThreadID) throws(SyscallError) -> KeyedLines {
+        KeyedLines(parsing: try Files.readAtOnce("/proc/\(process)/task/\(thread)/status"))
+    }
+    public static func threads(of process: ThreadID) throws(SyscallError) -> [ThreadID] {
+        try Files.names(in: "/proc/\(process)/task").compactMap { Int32($0) }.map { ThreadID($0) }.sorted()
+    }
+    /// Children of every thread of the process, zombies included (proc(5), /proc/PID/task/TID/children).
+    public static func children(of process: ThreadID) throws(SyscallError) -> [ThreadID] {
+        var found = [ThreadID]()
+        for thread in try threads(of: process) {
+            guard let text = try? Files.text("/proc/\(process)/task/\(thread)/children") else { continue }
+            found += text.split(separator: " ").compactMap { Int32($0) }.map { ThreadID($0) }
+        }
+        return found
+    }
+    /// Descriptor numbers of the process, ascending.
+    public static func descriptors(of process: ThreadID) throws(SyscallError) -> [Int32] {
+        try Files.names(in: "/proc/\(process)/fd").compactMap { Int32($0) }.sorted()
+    }
+    public static func descriptorInfo(_ number: Int32, of process: ThreadID) throws(SyscallError) -> KeyedLines {
+        KeyedLines(parsing: try Files.readAtOnce("/proc/\(process)/fdinfo/\(number)"))
+    }
+    /// /proc/PID/limits in the order of the resource numbers 0...15 (RLIM_INFINITY for "unlimited").
+    public static func limits(of process: ThreadID) throws(SyscallError) -> [(soft: UInt64, hard: UInt64)] {
+        let names = [
+            "Max cpu time", "Max file size", "Max data size", "Max stack size", "Max core file size", "Max resident set", "Max processes",
+            "Max open files", "Max locked memory", "Max address space", "Max file locks", "Max pending signals", "Max msgqueue size",
+            "Max nice priority", "Max realtime priority", "Max realtime timeout",
+        ]
+        let lines = try Files.text("/proc/\(process)/limits").split(separator: "\n")
+        return names.map { name in
+            guard let line = lines.first(where: { $0.hasPrefix(name) }) else { return (.max, .max) }
+            let words = line.dropFirst(name.count).split(separator: " ")
+            func value(_ index: Int) -> UInt64 { index < words.count ? UInt64(words[index]) ?? .max : .max }
+            return (value(0), value(1))
+        }
+    }
+}

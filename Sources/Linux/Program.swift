@@ -1,0 +1,107 @@
+import CLinux
+import Glibc
+
+/// Starting another program and waiting for it.
+public enum Program {
+    /// How a program ended (wait(2)).
+    public enum End: Equatable, Sendable, CustomStringConvertible {
+        case exited(Int32), killed(signal: Int32)
+
+        public init(waitStatus: Int32) {
+            let signal = waitStatus & 0x7f
+            self = signal == 0 ? .exited((waitStatus >> 8) & 0xff) : .killed(signal: signal)
+        }
+
+        public var description: String {
+            switch self {
+            case .exited(let status): "exit status \(status)"
+            case .killed(let signal): "killed by signal \(signal)"
+            }
+        }
+    }
+
+    /// Starts `name`, looked for in PATH if it has no slash (posix_spawnp(3)), with an empty signal mask and default SIGPIPE.
+    /// - Parameter environment: "NAME=value" strings added to ours; a later one replaces an earlier one of that name.
+    /// - Parameter output: its standard output and error; nil for ours.
+    /// - Parameter inNewSession: whether it leads a session of its own, with /dev/null as standard input.
+    public static func start(
+        _ name: String, _ arguments: [String] = [], adding environment: [String] = [], output: FileDescriptor? = nil, inNewSession: Bool = false
+    ) throws(SyscallError) -> ThreadID {
+        var attributes = posix_spawnattr_t()
+        unsafe posix_spawnattr_init(&attributes)
+        defer { unsafe posix_spawnattr_destroy(&attributes) }
+        var none = sigset_t(), defaults = sigset_t()
+        unsafe sigemptyset(&none)
+        unsafe sigemptyset(&defaults)
+        unsafe sigaddset(&defaults, SIGPIPE)
+        unsafe posix_spawnattr_setsigmask(&attributes, &none)
+        unsafe posix_spawnattr_setsigdefault(&attributes, &defaults)
+        unsafe posix_spawnattr_setflags(&attributes, Int16(POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF | (inNewSession ? 0x80 : 0)))  // POSIX_SPAWN_SETSID
+        var actions = unsafe posix_spawn_file_actions_t()
+        unsafe posix_spawn_file_actions_init(&actions)
+        defer { unsafe posix_spawn_file_actions_destroy(&actions) }
+        if inNewSession { unsafe posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0) }
+        if let output {
+            for standard in [STDOUT_FILENO, STDERR_FILENO] { unsafe posix_spawn_file_actions_adddup2(&actions, output.number, standard) }
+        }
+
+        let words = unsafe ([name] + arguments).map { unsafe strdup($0) } + [nil]
+        let variables = unsafe merged(Environment.strings, environment).map { unsafe strdup($0) } + [nil]
+        defer {
+            for unsafe word in unsafe words { unsafe free(word) }
+            for unsafe variable in unsafe variables { unsafe free(variable) }
+        }
+        var pid: pid_t = 0
+        let code = unsafe posix_spawnp(&pid, name, &actions, &attributes, words, variables)
+        guard code == 0 else { throw SyscallError("execve", .path(name), code) }
+        return ThreadID(pid)
+    }
+
+    public static func wait(for program: ThreadID) throws(SyscallError) -> End {
+        var status: Int32 = 0
+        while true {
+            let ended = unsafe waitpid(program.rawValue, &status, 0)
+            if ended == program.rawValue { return End(waitStatus: status) }
+            let code = Glibc.errno
+            if code != EINTR { throw SyscallError("waitpid", .task(program), code) }
+        }
+    }
+
+    /// Becomes `name` (execvp(3)); returns only with the error.
+    public static func become(_ name: String, _ arguments: [String] = []) -> SyscallError {
+        let words = unsafe ([name] + arguments).map { unsafe strdup($0) } + [nil]
+        unsafe execvp(name, words)
+        let code = Glibc.errno
+        for unsafe word in unsafe words { unsafe free(word) }
+        return SyscallError("execve", .path(name), code)
+    }
+
+    private static func merged(_ ours: [String], _ added: [String]) -> [String] {
+        let names = added.map { $0.prefix { $0 != "=" } + "=" }
+        return ours.filter { variable in !names.contains { variable.hasPrefix($0) } } + added
+    }
+}
+
+/// This process's environment, environ(7).
+public enum Environment {
+    /// "NAME=value" strings.
+    public static var strings: [String] {
+        var strings: [String] = []
+        guard let first = unsafe clinux_environment() else { return [] }
+        var index = 0
+        while let text = unsafe first[index] {
+            unsafe strings.append(String(cString: text))
+            index += 1
+        }
+        return strings
+    }
+
+    public static var values: [String: String] {
+        var values: [String: String] = [:]
+        for string in strings {
+            guard let equals = string.firstIndex(of: "=") else { continue }
+            values[String(string[..<equals])] = String(string[string.index(after: equals)...])
+        }
+        return values
+    }
+}

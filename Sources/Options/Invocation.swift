@@ -1,0 +1,110 @@
+import Glibc
+
+/// What a command line asks for.
+package enum Invocation: Sendable, Equatable {
+    case run(Options)
+    case version
+    case help
+
+    /// Reads everything that decides the options: /etc/criu/default.conf, ~/.criu/default.conf, $CRIU_CONFIG_FILE,
+    /// `--config FILE`, the command line; what comes later wins, lists add up.
+    /// - Parameter arguments: without the program's name.
+    /// - Parameter readFile: a file's text, or nil where there is none that can be read.
+    package init(
+        arguments: [String], environment: [String: String], readFile: (String) throws(OptionError) -> String?
+    ) throws(OptionError) {
+        let line = try sortWords(arguments)
+        let isGiven = { (name: String) in line.options.contains { $0.row.name == name } }
+        // Both are looked for before configuration files are read, so that a bad one doesn't keep the help away.
+        if isGiven("help") {
+            self = .help
+            return
+        }
+        if isGiven("version") {
+            self = .version
+            return
+        }
+        var (command, operands) = try Self.command(line.operands)
+        var options = Options(command: command)
+        if command == .swrk { options.workerDescriptor = try Self.workerDescriptor(&operands) }
+        if environment["CRIU_DEPRECATED"] != nil { options.allowsDeprecated = true }
+
+        let configFile = line.options.last { $0.row.name == "config" }?.value.text
+        var given: [GivenOption] = []
+        if configFile == nil, !isGiven("no-default-config") {
+            let user = environment["HOME"].map { $0 + "/.criu/default.conf" }
+            for path in ["/etc/criu/default.conf", user].compactMap({ $0 }) {
+                if let contents = try readFile(path) { given += try ConfigFile(path: path, contents: contents).options() }
+            }
+        }
+        for (path, origin) in [(environment["CRIU_CONFIG_FILE"], "$CRIU_CONFIG_FILE"), (configFile, "--config")] {
+            guard let path else { continue }
+            guard let contents = try readFile(path) else { throw .usage("\(origin) \"\(path)\": no such file, or none that we may read") }
+            given += try ConfigFile(path: path, contents: contents).options()
+        }
+        for option in given + line.options {
+            if option.value.isOn, option.row.commands.contains(CommandSet(command)) {
+                switch option.row.status {
+                case .supported: break
+                case .notYet(let feature): throw .notYet("--" + option.row.name, feature)
+                case .removed(let instead): throw .usage("--\(option.row.name) is gone: \(instead)")
+                }
+            }
+            try option.row.apply(&options, option.value)
+        }
+        switch command.status {
+        case .supported: break
+        case .notYet(let feature): throw .notYet(command.rawValue, feature)
+        case .removed(let instead): throw .usage("\(command.rawValue) is gone: \(instead)")
+        }
+        if options.execCommand != nil {
+            options.execCommand = operands
+            operands = []
+        }
+        guard operands.isEmpty else {
+            throw .usage("too many words for \(command.rawValue): \(operands.map { "\"\($0)\"" }.joined(separator: " "))")
+        }
+        try options.refuseContradictions()
+        self = .run(options)
+    }
+
+    private static func command(_ words: [String]) throws(OptionError) -> (Command, [String]) {
+        guard let first = words.first else { throw .usage("no command given", try: "stasis --help") }
+        if first == "cpuinfo" {
+            guard words.count > 1, let command = Command(rawValue: "cpuinfo " + words[1]) else {
+                throw .usage("cpuinfo what?", try: "cpuinfo dump, cpuinfo check")
+            }
+            return (command, Array(words.dropFirst(2)))
+        }
+        guard !first.contains(" "), let command = Command(rawValue: first) else {
+            throw .usage("unknown command \"\(first)\"", try: "stasis --help")
+        }
+        return (command, Array(words.dropFirst()))
+    }
+
+    private static func workerDescriptor(_ operands: inout [String]) throws(OptionError) -> Int32 {
+        guard !operands.isEmpty else { throw .usage("swrk needs a descriptor: swrk FD") }
+        return try OptionValue(name: "swrk", argument: operands.removeFirst(), isOn: true).descriptor()
+    }
+}
+
+extension Options {
+    /// What no combination may ask for.
+    package func refuseContradictions() throws(OptionError) {
+        if command == .dump, tree == nil { throw .usage("dump needs the pid of the tree's root", try: "dump -t PID") }
+        if command == .dump, leaveRunning, leaveStopped { throw .usage("--leave-running and --leave-stopped exclude each other") }
+        if command == .restore {
+            if restoreSibling, !restoreDetached {
+                throw .usage("--restore-sibling makes sense only with --restore-detached", try: "restore -d -S")
+            }
+            if let execCommand {
+                if execCommand.isEmpty { throw .usage("--exec-cmd needs a command", try: "restore --exec-cmd -- CMD ARGS") }
+                if restoreDetached { throw .usage("--exec-cmd and --restore-detached exclude each other") }
+            }
+            if emptyNetworkNamespace, joinedNamespaces.contains(where: { $0.kind == .net }) {
+                throw .usage("--empty-ns net and --join-ns net exclude each other")
+            }
+        }
+        if command == .dump, mountCompatibilityMode { throw .usage("--mntns-compat-mode is for restore") }
+    }
+}

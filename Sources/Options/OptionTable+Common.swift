@@ -1,0 +1,79 @@
+extension OptionTable {
+    static let common: [OptionRow] = [
+        OptionRow("images-dir", short: "D", taking: .required("DIR"), .all, .common, "image directory (default: .)") {
+            $0.imagesDirectory = $1.text
+        },
+        OptionRow("work-dir", short: "W", taking: .required("DIR"), .all, .common, "directory for logs, pidfiles and statistics (default: that of -D)") {
+            $0.workDirectory = $1.text
+        },
+        OptionRow("log-file", short: "o", taking: .required("FILE"), .all, .common, "write the log to FILE in the work directory (default: standard error)") {
+            $0.logFile = $1.text
+        },
+        OptionRow("verbosity", short: "v", taking: .optional("N"), .all, .common, "log level: 0 nothing, 1 errors, 2 warnings (default), 3 what is done and when, 4 everything; each bare v adds one") {
+            (options, value) throws(OptionError) in
+            guard let text = value.argument else { return options.verbosity += 1 }
+            if text.utf8.allSatisfy({ $0 == UInt8(ascii: "v") }) { return options.verbosity += text.utf8.count + 1 }
+            // "-verbosity=4", with one dash, is read by getopt as -v with this argument; CRIU takes it, and its tests write it.
+            let number = text.hasPrefix("erbosity=") ? String(text.dropFirst("erbosity=".utf8.count)) : text
+            options.verbosity = try OptionValue(name: value.name, argument: number, isOn: true).number(in: 0...Int.max)
+        },
+        OptionRow("log-pid", negation: true, .restore, .common, "accepted for CRIU's sake: one process restores, and writes one log") {
+            $0.logsPerTask = $1.isOn
+        },
+        OptionRow("display-stats", negation: true, [.dump, .restore], .common, "print counters and times at the end") {
+            $0.displayStats = $1.isOn
+        },
+        OptionRow("pidfile", taking: .required("FILE"), [.restore, .service, .pageServer, .lazyPages], .common, "write the pid of the restored root task (of the server) to FILE") {
+            $0.pidFile = $1.text
+        },
+        OptionRow("status-fd", taking: .required("FD"), [.dump, .restore, .pageServer, .service, .lazyPages], .common, "write one zero byte to FD, and close it, when done (a server: when ready)") {
+            (options, value) throws(OptionError) in options.statusDescriptor = try value.descriptor()
+        },
+        OptionRow("action-script", taking: .required("FILE"), [.dump, .preDump, .restore], .common, "program to run at the hook points; repeatable, later ones run first") {
+            $0.actionScripts.append($1.text)
+        },
+        OptionRow("config", taking: .required("FILE"), .all, .common, "read this configuration file instead of the two default ones") {
+            $0.configFile = $1.text
+        },
+        OptionRow("no-default-config", .all, .common, "do not read /etc/criu/default.conf and ~/.criu/default.conf") {
+            $0.noDefaultConfig = $1.isOn
+        },
+        OptionRow("close", taking: .required("FD"), .all, .common, "close descriptor FD before anything else") {
+            (options, value) throws(OptionError) in options.closedDescriptors.append(try value.descriptor())
+        },
+        OptionRow("libdir", short: "L", taking: .required("DIR"), .all, .common, "directory of plugins; refused while it holds any, since plugins come later") {
+            $0.pluginDirectory = $1.text
+        },
+        OptionRow("unprivileged", negation: true, .all, .common, "run without root, with CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN") {
+            $0.unprivileged = $1.isOn
+        },
+        OptionRow("deprecated", negation: true, .all, .common, "allow what is marked for removal") { $0.allowsDeprecated = $1.isOn },
+        OptionRow("version", short: "V", .all, .common, "print the version") { _, _ in },
+        OptionRow("help", short: "h", .all, .common, "print this help") { _, _ in },
+    ]
+
+    static let own: [OptionRow] = [
+        OptionRow("json", .all, .own, "print one JSON object about the result, or about the error, on standard output") { $0.json = $1.isOn },
+        OptionRow("plan", .restore, .own, "print what a restore would do, in order, and do nothing") { $0.plan = $1.isOn },
+        OptionRow("check-only", [.dump, .restore], .own, status: .notYet("saying what would fail, without side effects"), "say what would fail, and change nothing") {
+            $0.checkOnly = $1.isOn
+        },
+        OptionRow("man", .help, .own, "print the manual page (roff)") { $0.manualPage = $1.isOn },
+        OptionRow("completions", taking: .required("SHELL"), .help, .own, "print completions for bash, zsh or fish") {
+            (options, value) throws(OptionError) in options.completions = try value.choice()
+        },
+    ]
+
+    static let check: [OptionRow] = [
+        OptionRow("extra", negation: true, .check, .check, "also test what is needed in particular cases") { $0.checkExtra = $1.isOn },
+        OptionRow("experimental", negation: true, .check, .check, "also test experimental features") { $0.checkExperimental = $1.isOn },
+        OptionRow("all", .check, .check, "both of these") {
+            $0.checkExtra = $1.isOn
+            $0.checkExperimental = $1.isOn
+        },
+        OptionRow("feature", taking: .required("NAME"), .check, .check, "test one feature; NAME \"list\" names them") {
+            $0.checkFeatures.append($1.text)
+        },
+        OptionRow("ms", .check, .check, status: .removed("it hid what the kernel lacks"), "removed") { _, _ in },
+    ]
+}

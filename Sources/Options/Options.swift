@@ -1,0 +1,127 @@
+/// Everything the command line and the configuration files decided, with CRIU's defaults. A plain value.
+package struct Options: Sendable, Equatable {
+    package var command: Command
+    /// The descriptor of `swrk FD`.
+    package var workerDescriptor: Int32?
+
+    // Directories, log and output
+    package var imagesDirectory = "."
+    /// Where logs, pidfiles and statistics go; nil is the image directory.
+    package var workDirectory: String?
+    package var previousImagesDirectory: String?
+    /// Relative to the work directory; nil is standard error.
+    package var logFile: String?
+    package var logsPerTask = false
+    /// As for `Log.Level(verbosity:)`.
+    package var verbosity = 2
+    package var displayStats = false
+    package var json = false
+    package var pidFile: String?
+    package var statusDescriptor: Int32?
+    package var closedDescriptors: [Int32] = []
+    package var pluginDirectory: String?
+    /// In the order given; they run in the opposite one.
+    package var actionScripts: [String] = []
+    package var configFile: String?
+    package var noDefaultConfig = false
+    package var unprivileged = false
+    package var allowsDeprecated = false
+
+    // The tree
+    package var tree: Int32?
+    package var leaveRunning = false
+    package var leaveStopped = false
+    /// Seconds to freeze and collect the tasks; 0 is without limit.
+    package var timeout: UInt32 = 10
+    package var shellJob = false
+    package var freezeCgroup: String?
+    package var restoreDetached = false
+    package var restoreSibling = false
+    package var execCommand: [String]?
+    package var checkOnly = false
+    package var plan = false
+
+    // Files
+    package var linkRemap = false
+    /// Bytes of the biggest deleted file that goes into the images.
+    package var ghostLimit: UInt64 = 1 << 20
+    package var ghostFiemap = true
+    package var evasiveDevices = false
+    package var forceIrmap = false
+    package var irmapScanPaths: [String] = []
+    package var fileLocks = false
+    package var fileValidation = FileValidation.buildid
+    package var skipFileRwxCheck = false
+    package var inheritedDescriptors: [InheritedDescriptor] = []
+    /// `--inherit-fd debug[N]:TEXT`: texts to write to descriptors.
+    package var debugTexts: [InheritedDescriptor] = []
+    package var externals: [External] = []
+    package var allowUprobes = false
+
+    // Sockets and network
+    package var externalUnixSockets = ExternalUnixSockets.none
+    package var tcpEstablished = false
+    package var tcpClose = false
+    package var skipInFlight = false
+    package var networkLock = NetworkLock.iptables
+    package var vethPairs: [String] = []
+
+    // Namespaces, mounts, security
+    package var root: String?
+    package var joinedNamespaces: [JoinedNamespace] = []
+    package var emptyNetworkNamespace = false
+    package var externalMountMaps: [String] = []
+    package var externalSharing = false
+    package var externalMasters = false
+    package var skippedMounts: [String] = []
+    package var enabledFilesystems: [String] = []
+    package var mountCompatibilityMode = false
+    package var weakSysctls = false
+    package var lsmProfile: String?
+    package var lsmMountContext: String?
+
+    // Cgroups
+    package var manageCgroups = ManageCgroups.soft
+    /// Whether `--manage-cgroups` was given at all.
+    package var managesCgroups = false
+    package var cgroupRoots: [CgroupRoot] = []
+    package var cgroupProperties: String?
+    package var cgroupPropertiesFile: String?
+    package var cgroupControllers: [String] = []
+    package var cgroupYard: String?
+
+    // Memory, CPU
+    package var trackMemory = false
+    package var autoDedup = false
+    package var preDumpMode = PreDumpMode.splice
+    package var lazyPages = false
+    package var stream = false
+    /// nil: no cpuinfo image is written and none compared.
+    package var cpuCapabilities: CPUCapabilities?
+
+    // Page server and service
+    package var sendsToPageServer = false
+    package var address: String?
+    package var port: UInt16?
+    package var pageServerSocket: Int32?
+    package var tls = false
+    package var tlsCACertificate: String?
+    package var tlsRevocationList: String?
+    package var tlsCertificate: String?
+    package var tlsKey: String?
+    package var tlsVerifiesName = true
+
+    // check
+    package var checkExtra = false
+    package var checkExperimental = false
+    package var checkFeatures: [String] = []
+
+    // help
+    package var manualPage = false
+    package var completions: Shell?
+
+    package init(command: Command) { self.command = command }
+}
+
+/// Shells we write completions for.
+package enum Shell: String, Sendable, CaseIterable { case bash, zsh, fish }

@@ -1,0 +1,66 @@
+import Checkpoint
+import Kinds
+import Linux
+import Options
+
+/// `stasis dump -t PID`.
+enum DumpCommand {
+    static func run(_ options: Options) -> Int32 {
+        Session.run(options) { session in
+            guard let tree = options.tree else { preconditionFailure("the command line demands -t") }
+            let root = ThreadID(tree)
+            let result = try runDump(root, session)
+            session.progress.end()
+            session.signalDone()
+            if options.displayStats { Output.text(ResultReport.displayed(result.statistics)) }
+            if options.json {
+                Output.line(ResultReport.dump(
+                    result.statistics, root: tree, images: session.imagesPath, processes: result.processes, threads: result.threads,
+                    bytes: result.bytes, totalMicroseconds: result.totalMicroseconds).text)
+            }
+            return 0
+        }
+    }
+
+    private static func runDump(_ root: ThreadID, _ session: Session) throws -> Dump.Result {
+        var request = Dump.Request(root: root, images: session.images, work: session.work, log: session.log)
+        request.settings = DumpSettings(session.options)
+        request.hook = { try session.hook($0, root: root) }
+        request.progress = { session.progress.update(phase: $0, done: $1, total: $2, unit: $0.hasPrefix("memory") ? .bytes : .tasks) }
+        return try Dump.run(request)
+    }
+}
+
+extension DumpSettings {
+    init(_ options: Options) {
+        self.init()
+        ending = options.leaveRunning ? .leaveRunning : options.leaveStopped ? .leaveStopped : .kill
+        shellJob = options.shellJob
+        linkRemap = options.linkRemap
+        ghostLimit = options.ghostLimit
+        ghostFiemap = options.ghostFiemap
+        fileLocks = options.fileLocks
+        externalUnixSockets = options.externalUnixSockets != .none
+        evasiveDevices = options.evasiveDevices
+        forceIrmap = options.forceIrmap
+        tcpEstablished = options.tcpEstablished
+        tcpClose = options.tcpClose
+        skipInFlight = options.skipInFlight
+        fileValidation = .init(options.fileValidation)
+        external = options.externals.map(\.text)
+        timeout = Int(options.timeout)
+        freezeCgroup = options.freezeCgroup
+        unprivileged = options.unprivileged
+        cgroups = CgroupSettings(options)
+    }
+}
+
+extension CgroupSettings {
+    init(_ options: Options) {
+        self.init()
+        mode = Mode(rawValue: options.manageCgroups.rawValue) ?? .soft
+        for root in options.cgroupRoots { roots[root.controller ?? ""] = root.path }
+        yard = options.cgroupYard
+        onlyControllers = options.cgroupControllers
+    }
+}

@@ -1,0 +1,117 @@
+import Checkpoint
+import Glibc
+import Kinds
+import Linux
+import Options
+
+/// `stasis restore`.
+enum RestoreCommand {
+    static func run(_ options: Options) -> Int32 {
+        Session.run(options) { session in
+            if options.plan { return try showPlan(session) }
+            for text in options.debugTexts {
+                // The descriptor is the caller's and stays open.
+                try? FileDescriptor.open("/proc/self/fd/\(text.descriptor)", O_WRONLY | O_APPEND).write(Array(text.resource.utf8))
+            }
+            let result = try runRestore(session)
+            session.progress.end()
+            session.signalDone()
+            if options.displayStats { Output.text(ResultReport.displayed(result.statistics)) }
+            if options.json {
+                Output.line(ResultReport.restore(
+                    result.statistics, root: result.root.rawValue, images: session.imagesPath, processes: result.processes,
+                    threads: result.threads, totalMicroseconds: result.totalMicroseconds).text)
+            }
+            if let command = options.execCommand {
+                signal(SIGPIPE, SIG_DFL)
+                DescriptorLimit.lower(to: session.descriptorLimit)
+                throw CheckpointError("start", .object("the command of --exec-cmd"), "\(Program.become(command[0], Array(command.dropFirst())))")
+            }
+            if !options.restoreDetached { waitForEnd(of: result.root, session.log) }
+            return 0
+        }
+    }
+
+    private static func request(_ session: Session) -> Restore.Request {
+        var request = Restore.Request(images: session.images, work: session.work, log: session.log)
+        request.settings = RestoreSettings(session.options)
+        request.progress = { session.progress.update(phase: $0, done: $1, total: $2, unit: $0.hasPrefix("memory") ? .bytes : .tasks) }
+        return request
+    }
+
+    private static func runRestore(_ session: Session) throws -> Restore.Result {
+        var request = request(session)
+        let pidFile = session.options.pidFile.map(PidFile.init)
+        request.hook = { point, root in
+            // While nothing runs yet: a pidfile that can't be written ends the restore, and nobody misses the pid of a running tree.
+            if point == HookPoint.postRestore.rawValue, let root { try pidFile?.write(root) }
+            try session.hook(point, root: root)
+        }
+        do {
+            return try Restore.run(request)
+        } catch {
+            pidFile?.remove()
+            throw error
+        }
+    }
+
+    private static func showPlan(_ session: Session) throws -> Int32 {
+        let plan = try Restore.plan(request(session))
+        if session.options.json {
+            Output.line(JSON.object([
+                .init("command", .string("restore")), .init("ok", .bool(true)), .init("plan", .array(plan.steps.map { .string("\($0)") })),
+            ]).text)
+        } else {
+            for (number, step) in plan.steps.enumerated() { Output.line("\(number + 1). \(step)") }
+        }
+        return 0
+    }
+
+    /// As CRIU does: wait for the root task and don't take its status for ours.
+    private static func waitForEnd(of root: ThreadID, _ log: Log) {
+        do throws(SyscallError) {
+            let end = try Program.wait(for: root)
+            log.info("task \(root) ended: \(end)")
+        } catch { log.warn("\(error)") }
+    }
+}
+
+/// `--pidfile`: the root task's pid in decimal. As in CRIU, a file that is there already is an error.
+private final class PidFile {
+    private let path: String
+    private var isWritten = false
+
+    init(_ path: String) { self.path = path }
+
+    func write(_ pid: ThreadID) throws {
+        guard !isWritten else { return }
+        try CheckpointError.about("write", .file(path), remedy: "remove it if no tree uses it, or give --pidfile another name") {
+            let file = try FileDescriptor.open(path, O_WRONLY | O_CREAT | O_EXCL, mode: 0o600)
+            isWritten = true
+            try file.write(Array("\(pid)".utf8))
+        }
+    }
+
+    /// Of a restore that failed after all.
+    func remove() { if isWritten { try? Files.unlink(path) } }
+}
+
+extension RestoreSettings {
+    init(_ options: Options) {
+        self.init()
+        shellJob = options.shellJob
+        skipFilePermissions = options.skipFileRwxCheck
+        fileLocks = options.fileLocks
+        externalUnixSockets = options.externalUnixSockets != .none
+        tcpEstablished = options.tcpEstablished
+        tcpClose = options.tcpClose
+        evasiveDevices = options.evasiveDevices
+        leaveStopped = options.leaveStopped
+        sibling = options.restoreSibling
+        inherited = options.inheritedDescriptors.map { ($0.descriptor, $0.resource) }
+        external = options.externals.map(\.text)
+        fileValidation = .init(options.fileValidation)
+        unprivileged = options.unprivileged
+        cgroups = CgroupSettings(options)
+    }
+}

@@ -1,0 +1,88 @@
+import Checkpoint
+import Glibc
+import Kinds
+import Linux
+import Options
+
+/// What dump and restore have in common: the image directory, the work directory, the log, the scripts, the status descriptor.
+struct Session {
+    let options: Options
+    let images: FileDescriptor
+    let work: FileDescriptor
+    let log: Log
+    let scripts: ActionScripts
+    let progress = Progress()
+    /// Our limit of descriptors, as it was before it was raised.
+    let descriptorLimit: UInt64
+
+    /// Runs `body` in a session; whatever it throws is reported. Answers the exit status.
+    static func run(_ options: Options, _ body: (Session) throws -> Int32) -> Int32 {
+        var log = Log(level: Log.Level(verbosity: options.verbosity))
+        do {
+            try refusePlugins(options)
+            try Privileges.check(options)
+            let session = try Session(options, &log)
+            do {
+                return try body(session)
+            } catch {
+                session.progress.end()
+                throw error
+            }
+        } catch {
+            return Failure(error).report(json: options.json, command: options.command, log: log)
+        }
+    }
+
+    /// The image directory is opened before going to the work directory, so that both may be relative to where we were called.
+    /// - Parameter log: becomes the one of `-o`, as soon as there is one.
+    private init(_ options: Options, _ log: inout Log) throws {
+        self.options = options
+        descriptorLimit = DescriptorLimit.raise()
+        let images = try Self.directory(options.imagesDirectory, "image directory", remedy: "create it, or name another one with -D")
+        work = try options.workDirectory.map { try Self.directory($0, "work directory", remedy: "create it, or name another one with -W") } ?? images
+        guard fchdir(work.number) == 0 else { throw SyscallError("fchdir", .path(options.workDirectory ?? options.imagesDirectory), errno) }
+        if let path = options.logFile {
+            let file = try CheckpointError.about("write", .file(path), remedy: "a writable file for -o") {
+                try FileDescriptor.open(path, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND, mode: 0o600)
+            }
+            let number = try file.control(F_DUPFD_CLOEXEC, 3)
+            log = Log(level: Log.Level(verbosity: options.verbosity), to: Int32(number))
+        }
+        self.images = images
+        self.log = log
+        scripts = ActionScripts(options.actionScripts, images: images, log: log)
+        log.info("stasis \(VersionCommand.version), \(options.command.rawValue), images in \(options.imagesDirectory)")
+    }
+
+    private static func directory(_ path: String, _ what: String, remedy: String) throws -> FileDescriptor {
+        try CheckpointError.about("open", .object("\(what) \(path)"), remedy: remedy) {
+            try FileDescriptor.open(path, O_RDONLY | O_DIRECTORY)
+        }
+    }
+
+    /// Plugins come later; a directory that holds none changes nothing.
+    private static func refusePlugins(_ options: Options) throws {
+        guard let path = options.pluginDirectory, let names = try? Files.names(in: path) else { return }
+        if names.contains(where: { $0.hasSuffix(".so") }) { throw OptionError.notYet("--libdir", "plugins; \(path) holds some") }
+    }
+
+    /// The image directory's absolute path.
+    var imagesPath: String { (try? Files.link(images.procPath)) ?? options.imagesDirectory }
+
+    func hook(_ name: String, root: ThreadID?) throws {
+        guard let point = HookPoint(rawValue: name) else { preconditionFailure("no such hook point: \(name)") }
+        try scripts.run(point, root: root)
+    }
+
+    /// `--status-fd`: one zero byte, then closed.
+    func signalDone() {
+        guard let number = options.statusDescriptor else { return }
+        do throws(SyscallError) {
+            try FileDescriptor(owning: number).write([0])
+        } catch { log.warn("--status-fd: \(error)") }
+    }
+}
+
+extension DumpSettings.FileValidation {
+    init(_ option: FileValidation) { self = option == .filesize ? .size : .buildID }
+}

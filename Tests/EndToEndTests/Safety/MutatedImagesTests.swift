@@ -1,0 +1,81 @@
+import Foundation
+import Testing
+
+/// Images that lie: a restore either says which file is wrong, or restores properly; it never crashes, hangs or leaves tasks.
+extension EndToEnd {
+    @Suite("mutated images", .serialized) struct MutatedImages {
+        static let count = ProcessInfo.processInfo.environment["STASIS_MUTATIONS"].flatMap { Int($0) } ?? 500
+
+        @Test("are refused by name, or restored properly") func refused() throws {
+            let run = try Run("threads")
+            run.reporting(again: "STASIS_SEED=\(KilledDump.seed) swift test --filter MutatedImages", as: "mutated-images") { run in
+                try run.start(["--detached", "threads", "2"])
+                try run.awaitReady()
+                try run.dumpAndKill()
+                let names = try FileManager.default.contentsOfDirectory(atPath: run.images).filter { $0.hasSuffix(".img") }.sorted()
+                let original = Dictionary(uniqueKeysWithValues: names.map { ($0, FileManager.default.contents(atPath: run.images + "/" + $0) ?? Data()) })
+                var random = SplitMix(seed: KilledDump.seed + 99)
+                var wrong: [String] = []
+                for trial in 0..<Self.count {
+                    let what = try mutate(run.images, names, original, &random)
+                    if let problem = try problem(run, names) { wrong.append("\(trial): \(what): \(problem)") }
+                    run.killAll()
+                    for (name, data) in original { try data.write(to: URL(fileURLWithPath: run.images + "/" + name)) }
+                    guard wrong.count < 10 else { break }
+                }
+                guard wrong.isEmpty else { throw Failure(wrong.joined(separator: "\n")) }
+                try run.restore()
+                try run.checkItself()
+            }
+        }
+
+        /// Changes one thing; says what.
+        private func mutate(_ folder: String, _ names: [String], _ original: [String: Data], _ random: inout SplitMix) throws -> String {
+            let name = names[random.next(below: names.count)], path = folder + "/" + name
+            var data = original[name] ?? Data()
+            switch random.next(below: 6) {
+            case 0:
+                let size = random.next(below: data.count)
+                try data.prefix(size).write(to: URL(fileURLWithPath: path))
+                return "\(name) cut to \(size) of \(data.count) bytes"
+            case 1:
+                try FileManager.default.removeItem(atPath: path)
+                return "\(name) deleted"
+            case 2:
+                let other = names[random.next(below: names.count)]
+                try (original[other] ?? Data()).write(to: URL(fileURLWithPath: path))
+                return "\(name) replaced by \(other)"
+            case 3:
+                data.append(contentsOf: (0..<(1 + random.next(below: 40))).map { _ in UInt8(truncatingIfNeeded: random.next()) })
+                try data.write(to: URL(fileURLWithPath: path))
+                return "\(name) with bytes at its end"
+            default:
+                guard !data.isEmpty else { return "nothing" }
+                var places: [String] = []
+                for _ in 0...random.next(below: 3) {
+                    let at = random.next(below: data.count), bit = random.next(below: 8)
+                    data[data.startIndex + at] ^= 1 << bit
+                    places.append("\(at).\(bit)")
+                }
+                try data.write(to: URL(fileURLWithPath: path))
+                return "\(name) with bits flipped at \(places.joined(separator: ", "))"
+            }
+        }
+
+        private func problem(_ run: Run, _ names: [String]) throws -> String? {
+            let result = try run.restoreCommand().run(within: 5)
+            if result.timedOut { return "hangs" }
+            if result.signal != 0 || result.status >= 128 { return "crashes: \(result)" }
+            if result.status == 0 { return nil }
+            let log = String.contents(of: run.images + "/restore.log") ?? ""
+            // An object of the tree stands for its file where a value was readable but wrong.
+            let text = result.output + log
+            let named = names.contains { text.contains($0) } || text.contains(".img") || text.contains("cannot restore ")
+            if !named { return "the error names no file: \(result.output.trimmed)" }
+            guard eventually(within: 1, { run.tasks().filter { $0.state != "Z" }.isEmpty }) else {
+                return "tasks left: \(run.tasks().map { "\($0.pid) \($0.state)" })"
+            }
+            return nil
+        }
+    }
+}

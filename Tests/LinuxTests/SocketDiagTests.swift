@@ -1,0 +1,49 @@
+import Glibc
+import Testing
+@testable import Linux
+
+@Suite("sock_diag") struct SocketDiagTests {
+    @Test("a unix socket's answer is read attribute by attribute")
+    func attributes() {
+        let head: [UInt8] = [1, 1, 10, 0, 0x39, 0x30, 0, 0] + [UInt8](repeating: 0, count: 8)
+        let name: [UInt8] = [8, 0, 0, 0, 0, 97, 98, 99], file: [UInt8] = [12, 0, 1, 0, 5, 0, 0, 0, 2, 0, 16, 0]
+        let waiting: [UInt8] = [12, 0, 3, 0, 7, 0, 0, 0, 0, 0, 0, 0], queue: [UInt8] = [12, 0, 4, 0, 2, 0, 0, 0, 9, 0, 0, 0]
+        let shutdown: [UInt8] = [5, 0, 6, 0, 2, 0, 0, 0]
+        let info = SocketDiag.parseUnix((head + name + file + waiting + queue + shutdown)[...])
+        #expect(info?.inode == 12345 && info?.state == 10 && info?.type == 1)
+        #expect(info?.name == [0, 97, 98, 99])
+        #expect(info?.file?.inode == 5 && info?.file?.device == 0x100002)
+        #expect(info?.waiting == [7, 0])
+        #expect(info?.readQueue == 2 && info?.writeQueue == 9 && info?.shutdown == 2 && info?.peer == nil)
+    }
+
+    @Test("an answer cut short anywhere is refused or read in part, never past its end")
+    func cutShort() {
+        let whole: [UInt8] = [1, 1, 10, 0, 1, 0, 0, 0] + [UInt8](repeating: 0, count: 8) + [8, 0, 0, 0, 97, 98, 99, 100, 12, 0, 4, 0, 2, 0, 0, 0, 9, 0, 0, 0]
+        for count in 0..<whole.count { _ = SocketDiag.parseUnix(whole[..<count]) }
+        #expect(SocketDiag.parseUnix(whole[..<15]) == nil)
+        #expect(SocketDiag.parseUnix(whole[..<20]) == nil)  // its attribute claims 8 bytes
+        #expect(SocketDiag.parseUnix((Array(whole[..<16]) + [3, 0, 0, 0])[...]) == nil)
+    }
+
+    @Test("messages: an error is thrown, a wrong length refused, the end seen")
+    func messages() throws {
+        func message(_ type: UInt8, _ body: [UInt8]) -> [UInt8] { [UInt8(16 + body.count), 0, 0, 0, type, 0, 0, 0] + [UInt8](repeating: 0, count: 8) + body }
+        var bodies = 0
+        #expect(try SocketDiag.parseMessages(message(20, [1, 2, 3, 4]) + message(3, [0, 0, 0, 0])) { _ in bodies += 1 } == .done)
+        #expect(bodies == 1)
+        let error = #expect(throws: SyscallError.self) { try SocketDiag.parseMessages(message(2, [0xfe, 0xff, 0xff, 0xff])) { _ in } }
+        #expect(error?.errno == Errno(ENOENT))
+        #expect(throws: SyscallError.self) { try SocketDiag.parseMessages([8, 0, 0, 0] + [UInt8](repeating: 0, count: 12)) { _ in } }
+        #expect(throws: SyscallError.self) { try SocketDiag.parseMessages([100, 0, 0, 0] + [UInt8](repeating: 0, count: 12)) { _ in } }
+    }
+
+    @Test("the kernel lists a pair with each other as peers")
+    func pair() throws {
+        let (a, b) = try FileDescriptor.socketPair(AF_UNIX, 1)
+        let list = try SocketDiag.unixSockets()
+        let first = UInt32(try a.status().inode), second = UInt32(try b.status().inode)
+        #expect(list.first { $0.inode == first }?.peer == second)
+        #expect(list.first { $0.inode == second }?.peer == first)
+    }
+}

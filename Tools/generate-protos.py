@@ -1,0 +1,227 @@
+#!/usr/bin/env python3
+"""Writes Sources/ImageMessages/proto/*.proto from the format's tables.
+
+    Tools/generate-protos.py [--check] [TABLES [PROTO-DIRECTORY]]
+
+TABLES is the folder of messages.tsv and enums.tsv (default: shared/format beside the repository, or $STASIS_FORMAT). With
+--check nothing is written: the exit status says whether the committed files are what the tables give.
+
+The tables hold CRIU 4.2's names, numbers, labels and types. `EXTENSIONS` below are Stasis's own fields: numbers from 20000 on,
+optional, so that CRIU's readers skip them as unknown fields.
+"""
+
+import os
+import sys
+from collections import OrderedDict
+
+SKIPPED_FILES = {"opts.proto"}  # decoder hints for crit: an extension of google.protobuf.FieldOptions, nothing on disk
+
+# proto file -> messages of our own, each (name, comment, [(label, type, name, number, comment)])
+EXTENSION_MESSAGES = {
+    "core.proto": [
+        ("stasis_thread_ext", "What CRIU 4.2 does not save of a thread.", [
+            ("optional", "int64", "restart_nr", 1, "system call number to arm again (restart_syscall(2))"),
+            ("repeated", "uint64", "restart_args", 2, "its arguments"),
+            ("optional", "uint64", "restart_left_ns", 3, "time that call still had to wait"),
+            ("optional", "uint64", "timerslack_ns", 4, "PR_SET_TIMERSLACK"),
+            ("repeated", "uint64", "cpu_affinity", 5, "mask words of sched_setaffinity(2), the lowest CPUs first"),
+            ("optional", "uint32", "io_priority", 6, "ioprio_set(2)"),
+            ("optional", "uint64", "sched_runtime", 7, "SCHED_DEADLINE, ns (sched_setattr(2))"),
+            ("optional", "uint64", "sched_deadline", 8, "ns"),
+            ("optional", "uint64", "sched_period", 9, "ns"),
+            ("optional", "uint64", "no_restart", 10, "the interrupted system call must not be restarted"),
+            ("optional", "uint64", "raw_ax", 11, "ax at the stop, before the restart was undone"),
+        ]),
+        ("stasis_task_ext", "What CRIU 4.2 does not save of a task.", [
+            ("optional", "uint32", "mdwe", 1, "PR_SET_MDWE"),
+            ("optional", "uint32", "thp_disable_flags", 2, "PR_SET_THP_DISABLE"),
+            ("optional", "uint64", "personality", 3, "personality(2), the number itself"),
+            ("optional", "int64", "autogroup", 4, "nice value of the autogroup (sched(7))"),
+            ("optional", "uint32", "coredump_filter", 5, "/proc/pid/coredump_filter (core(5))"),
+            ("optional", "uint32", "session_leader_gone", 6, "1: the leader of its session has exited"),
+        ]),
+    ],
+    "mm.proto": [
+        ("stasis_vma_name", "A name given to an anonymous mapping (PR_SET_VMA_ANON_NAME).", [
+            ("optional", "uint64", "start", 1, "start address of the mapping"),
+            ("optional", "string", "name", 2, ""),
+        ]),
+    ],
+    "sk-unix.proto": [
+        ("stasis_unix_ext", "SO_PEERCRED of a connected socket: kept by the kernel from connect(2) or listen(2).", [
+            ("optional", "uint32", "peer_pid", 1, ""),
+            ("optional", "uint32", "peer_uid", 2, ""),
+            ("optional", "uint32", "peer_gid", 3, ""),
+        ]),
+    ],
+    "inventory.proto": [
+        ("stasis_inventory_ext", "Says that Stasis wrote this image directory.", [
+            ("optional", "string", "version", 1, "version of the Stasis that dumped"),
+            ("optional", "bool", "check_only", 2, "not to be restored: written by a check"),
+            ("repeated", "message ipc_shm_entry", "host_shm", 3, "SysV segments of the host's ipc namespace that the tree had attached"),
+        ]),
+    ],
+}
+
+# message -> fields of our own in CRIU's message: (label, type, name, number, comment)
+EXTENSIONS = {
+    "thread_core_entry": [("optional", "message stasis_thread_ext", "stasis", 20000, "")],
+    "task_core_entry": [("optional", "message stasis_task_ext", "stasis", 20000, "")],
+    "eventfd_file_entry": [("optional", "bool", "semaphore", 20000, "made with EFD_SEMAPHORE")],
+    "pipe_entry": [
+        ("optional", "uint32", "size", 20000, "pipe buffer, bytes (F_GETPIPE_SZ)"),
+        ("optional", "uint32", "uid", 20001, "owner: who may open it again through /proc/PID/fd"),
+        ("optional", "uint32", "gid", 20002, ""),
+        ("optional", "uint32", "mode", 20003, "permission bits"),
+    ],
+    "fifo_entry": [("optional", "uint32", "size", 20000, "pipe buffer, bytes (F_GETPIPE_SZ)")],
+    "pipe_data_entry": [("repeated", "uint32", "packets", 20000, "packet mode (O_DIRECT): length of each packet; with the top bit set of bytes that are no packet")],
+    "mm_entry": [("repeated", "message stasis_vma_name", "vma_names", 20000, "")],
+    "timerfd_entry": [("optional", "uint64", "absolute_ns", 20000, "expiry on the timer's own clock, for an absolute timer")],
+    "posix_timer_entry": [("optional", "bool", "pending_rearm", 20000, "its signal is queued and rearms it when delivered")],
+    "unix_sk_entry": [("optional", "message stasis_unix_ext", "stasis", 20000, "")],
+    "sk_packet_entry": [
+        ("optional", "bytes", "sender", 20000, "sun_path of the unix socket it came from"),
+        ("repeated", "uint32", "credentials", 20001, "pid, uid and gid of the sender (SCM_CREDENTIALS)"),
+    ],
+    "reg_file_entry": [("optional", "bytes", "digest", 20000, "of the file's content, to recognise a changed file")],
+    "inventory_entry": [("optional", "message stasis_inventory_ext", "stasis", 20000, "")],
+}
+
+
+def rows(path, width):
+    with open(path, encoding="utf-8") as file:
+        lines = [line.rstrip("\n") for line in file if not line.startswith("#")]
+    for line in lines[1:]:  # the first row names the columns
+        if line:
+            yield (line.split("\t") + [""] * width)[:width]
+
+
+class ProtoFile:
+    def __init__(self, name):
+        self.name = name
+        self.enums = OrderedDict()  # name -> [(case, number)]; nested ones are "Message.Enum"
+        self.messages = OrderedDict()  # name -> [(label, type, name, number, default, comment)]
+        self.notes = {}
+
+
+def read_tables(folder):
+    files = OrderedDict()
+
+    def file(name):
+        return files.setdefault(name, ProtoFile(name))
+
+    for proto, enum, case, number in rows(os.path.join(folder, "enums.tsv"), 4):
+        if proto not in SKIPPED_FILES:
+            file(proto).enums.setdefault(enum, []).append((case, int(number)))
+    for proto, message, number, label, kind, name, default, _ in rows(os.path.join(folder, "messages.tsv"), 8):
+        if proto in SKIPPED_FILES:
+            continue
+        fields = file(proto).messages.setdefault(message, [])
+        if name:
+            fields.append((label.split()[0], kind, name, int(number), default, ""))
+    for proto, messages in EXTENSION_MESSAGES.items():
+        for name, comment, fields in messages:
+            files[proto].notes[name] = comment
+            files[proto].messages[name] = [(l, k, n, i, "", c) for l, k, n, i, c in fields]
+    for proto in files.values():
+        for message, fields in EXTENSIONS.items():
+            if message in proto.messages:
+                proto.messages[message] += [(l, k, n, i, "", c) for l, k, n, i, c in fields]
+    return files
+
+
+def homes(files):
+    found = {}
+    for proto in files.values():
+        for name in list(proto.messages) + [enum for enum in proto.enums if "." not in enum]:
+            if name in found:
+                sys.exit(f"{name} is defined in {found[name]} and in {proto.name}")
+            found[name] = proto.name
+    return found
+
+
+def render(proto, home):
+    imports = set()
+
+    def type_name(kind):
+        if " " not in kind:
+            return kind
+        name = kind.split(" ", 1)[1]
+        owner = home.get(name) or home[name.split(".")[0]]
+        if owner != proto.name:
+            imports.add(owner)
+        return "." + name
+
+    body = []
+
+    def enum(name, cases, indent):
+        body.append(f"{indent}enum {name} {{")
+        body.extend(f"{indent}    {case} = {number};" for case, number in cases)
+        body.append(f"{indent}}}")
+
+    for name, cases in proto.enums.items():
+        if "." not in name:
+            body.append("")
+            enum(name, cases, "")
+    for message, fields in proto.messages.items():
+        body.append("")
+        if message in proto.notes:
+            body.append(f"// Stasis's own. {proto.notes[message]}")
+        body.append(f"message {message} {{")
+        for name, cases in proto.enums.items():
+            if name.startswith(message + "."):
+                enum(name.split(".")[1], cases, "    ")
+        for label, kind, name, number, default, comment in sorted(fields, key=lambda field: field[3]):
+            if comment:
+                body.append(f"    // {comment}")
+            value = f" [default = {default}]" if default else ""
+            own = "  // Stasis's own" if number >= 20000 else ""
+            body.append(f"    {label} {type_name(kind)} {name} = {number}{value};{own}")
+        body.append("}")
+    head = ["// Written by Tools/generate-protos.py from the format's tables; do not edit.", 'syntax = "proto2";']
+    if imports:
+        head.append("")
+        head.extend(f'import "{name}";' for name in sorted(imports))
+    return "\n".join(head + body) + "\n"
+
+
+def main():
+    arguments = [argument for argument in sys.argv[1:] if argument != "--check"]
+    check = len(arguments) != len(sys.argv) - 1
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    tables = arguments[0] if arguments else os.environ.get("STASIS_FORMAT", os.path.join(os.path.dirname(root), "shared", "format"))
+    output = arguments[1] if len(arguments) > 1 else os.path.join(root, "Sources", "ImageMessages", "proto")
+    if not os.path.exists(os.path.join(tables, "messages.tsv")):
+        if check:
+            print(f"generate-protos: no tables at {tables}, nothing checked")
+            return
+        sys.exit(f"generate-protos: no messages.tsv in {tables}")
+    files = read_tables(tables)
+    home = homes(files)
+    wanted = {proto.name: render(proto, home) for proto in files.values() if proto.messages or proto.enums}
+    present = {name for name in os.listdir(output) if name.endswith(".proto")}
+    wrong = []
+    for name in sorted(present | set(wanted)):
+        path = os.path.join(output, name)
+        text = None
+        if name in present:
+            with open(path, encoding="utf-8") as file:
+                text = file.read()
+        if text == wanted.get(name):
+            continue
+        wrong.append(name)
+        if check:
+            continue
+        if name in wanted:
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(wanted[name])
+        else:
+            os.remove(path)
+    if check and wrong:
+        sys.exit("generate-protos: not what the tables give: " + ", ".join(wrong))
+    print(f"generate-protos: {len(wanted)} files, {len(wrong)} {'differ' if check else 'written'}")
+
+
+if __name__ == "__main__":
+    main()
