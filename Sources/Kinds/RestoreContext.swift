@@ -35,6 +35,7 @@ package final class RestoreContext {
         states[ObjectIdentifier(type)] = made
         return made
     }
+    package func isInherited(_ key: String) -> Bool { settings.inherited.contains { $0.key == key } }
     /// The descriptor of ours that --inherit-fd gives for `key`, duplicated.
     package func inherited(_ key: String) throws -> FileDescriptor? {
         guard let found = settings.inherited.first(where: { $0.key == key }) else { return nil }

@@ -38,6 +38,7 @@ package enum OpenFileKinds {
     package static var all: [any OpenFileKind.Type] {
         [
             UnixSocket.self,
+            InetSocket.self,
             Terminal.self,
             Pipe.self,
             Fifo.self,

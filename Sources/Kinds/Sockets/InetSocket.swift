@@ -1,0 +1,193 @@
+import Glibc
+package import ImageMessages
+package import Linux
+
+/// Sockets of IPv4 and IPv6: what all protocols have in common. What differs is each protocol's own (`InetProtocol`).
+package enum InetSocket: OpenFileKind {
+    package static var type: FdTypes { .inetsk }
+
+    package static func claims(_ file: OpenFile) -> Bool {
+        guard file.status.type == S_IFSOCK, let family = try? file.descriptor.intOption(SocketOption.domain) else { return false }
+        return family == InetAddress.ipv4 || family == InetAddress.ipv6
+    }
+
+    // Dump
+
+    package static func dump(_ file: OpenFile, _ context: DumpContext) throws -> FileEntry {
+        try CheckpointError.about("dump", file.subject) {
+            var socket = InetSkEntry()
+            socket.id = file.id
+            socket.ino = UInt32(truncatingIfNeeded: file.status.inode)
+            socket.family = UInt32(bitPattern: try file.descriptor.intOption(SocketOption.domain))
+            socket.type = UInt32(bitPattern: try file.descriptor.intOption(SocketOption.type))
+            socket.proto = UInt32(bitPattern: try file.descriptor.intOption(SocketOption.protocol))
+            let kind = try InetProtocols.of(type: socket.type, number: socket.proto, file.subject)
+            try refuseOtherNamespace(file)
+            let info = try context.state(of: InetDump.self).info(of: file, family: socket.family, protocol: kind.listedAs(socket.proto))
+            socket.flags = file.flags
+            try fillEnds(&socket, file.descriptor, info)
+            if let info {
+                socket.nsID = context.networkNamespaceID
+                if info.shutdown & 3 != 0 { socket.shutdown = SkShutdown(rawValue: Int(info.shutdown & 3)) ?? .none }
+            }
+            socket.fown = try file.owner()
+            socket.opts = try SocketOptions.dump(file.descriptor, credentials: false)
+            if socket.family == InetAddress.ipv6 { socket.v6Only = try file.descriptor.intOption(InetOption.v6only, level: InetOption.ipv6) != 0 }
+            socket.ipOpts = try InetOptions.dump(file.descriptor, family: socket.family)
+            socket.tcpOpts = TcpOptsEntry()
+            try kind.dump(file, info, &socket, context)
+            var entry = FileEntry()
+            (entry.type, entry.id, entry.isk) = (.inetsk, file.id, socket)
+            return entry
+        }
+    }
+
+    /// Addresses and ports, from sock_diag or, of a socket that it does not list, from the socket itself.
+    private static func fillEnds(_ socket: inout InetSkEntry, _ descriptor: FileDescriptor, _ info: InetSocketInfo?) throws {
+        let family = UInt16(socket.family)
+        var local = try info?.local ?? InetAddress(descriptor.localAddress()) ?? InetAddress(anyOf: family)
+        var peer = info?.peer ?? InetAddress(anyOf: family)
+        // SO_PEERNAME tells the peer also of a connection that is over.
+        if info == nil, let raw = try? descriptor.option(InetOption.peerName, room: 28), let found = InetAddress(SocketAddress(bytes: raw)) { peer = found }
+        if local.isLinkLocal || peer.isLinkLocal {
+            if let own = InetAddress(try descriptor.localAddress()) { local.scope = own.scope }
+            if let other = try? descriptor.peerAddress(), let known = InetAddress(other) { peer.scope = known.scope }
+            if let name = NetworkInterface.name(of: max(local.scope, peer.scope, info?.interface ?? 0)) { socket.ifname = name }
+        }
+        socket.state = UInt32(info?.state ?? InetState.closed)
+        (socket.srcPort, socket.dstPort) = (UInt32(local.port), UInt32(peer.port))
+        (socket.srcAddr, socket.dstAddr) = (local.words, peer.words)
+        socket.backlog = info?.writeQueue ?? 0
+    }
+
+    /// The images say nothing of network namespaces yet.
+    private static func refuseOtherNamespace(_ file: OpenFile) throws {
+        guard let number = try? file.descriptor.ioctl("SIOCGSKNS", 0x894c), let own = try? Files.status("/proc/thread-self/ns/net") else { return }
+        let its = FileDescriptor(owning: Int32(number))
+        if try its.status().inode != own.inode {
+            throw CheckpointError("dump", file.subject, "it belongs to another network namespace than the tree: not supported yet")
+        }
+    }
+
+    // Restore
+
+    package static func make(_ entries: [FileEntry], _ context: RestoreContext) throws {
+        for (kind, entries) in try byProtocol(entries) { try kind.make(entries, context) }
+    }
+    package static func finish(_ entries: [FileEntry], _ context: RestoreContext) throws {
+        for (kind, entries) in try byProtocol(entries) { try kind.finish(entries, context) }
+    }
+
+    private static func byProtocol(_ entries: [FileEntry]) throws -> [(kind: any InetProtocol.Type, entries: [InetSkEntry])] {
+        var groups = [(kind: any InetProtocol.Type, entries: [InetSkEntry])]()
+        for entry in entries {
+            let kind = try InetProtocols.of(type: entry.isk.type, number: entry.isk.proto, .inetSocket(entry.isk))
+            if let at = groups.firstIndex(where: { $0.kind == kind }) { groups[at].entries.append(entry.isk) } else { groups.append((kind, [entry.isk])) }
+        }
+        return groups
+    }
+
+    /// A socket as the image has it, or the one that --inherit-fd gives for it (then nothing more is to be done to it).
+    /// Options that decide which addresses it may be bound to are set; it is not bound.
+    static func create(_ entry: InetSkEntry, _ context: RestoreContext) throws -> (socket: FileDescriptor, inherited: Bool) {
+        if let inherited = try context.inherited("socket:[\(entry.ino)]") { return (inherited, true) }
+        let socket = try FileDescriptor.socket(Int32(entry.family), Int32(entry.type), Int32(entry.proto))
+        if entry.hasV6Only { try socket.setOption(InetOption.v6only, level: InetOption.ipv6, to: entry.v6Only ? Int32(1) : 0) }
+        if entry.opts.hasSoBoundDev { try socket.setOption(SocketOption.bindToDevice, bytes: Array(entry.opts.soBoundDev.utf8.prefix(15)) + [0]) }
+        // What was possible once has to be possible again: the options' own values come last (`finish`).
+        try socket.setOption(SocketOption.reuseAddress, to: Int32(1))
+        if entry.opts.soReuseport { try socket.setOption(SocketOption.reusePort, to: Int32(1)) }
+        try InetOptions.restore(entry.ipOpts, on: socket, family: entry.family)
+        return (socket, false)
+    }
+
+    /// Binds where the image says it was bound. An address without port (IP_BIND_ADDRESS_NO_PORT) gets none.
+    static func bind(_ socket: FileDescriptor, _ entry: InetSkEntry) throws {
+        let local = entry.local
+        if local.port == 0 && local.isAny { return }
+        let noPort = local.port == 0 && entry.type != UInt32(SOCK_RAW.rawValue)
+        if noPort { try socket.setOption(InetOption.bindAddressNoPort, level: InetOption.ip, to: Int32(1)) }
+        try CheckpointError.about("restore", .inetSocket(entry), remedy: "end the program that uses \(local), or give this host that address") {
+            try socket.bind(local.socketAddress)
+        }
+        if noPort { try socket.setOption(InetOption.bindAddressNoPort, level: InetOption.ip, to: Int32(0)) }
+    }
+
+    /// The options' own values, owner and status flags: the last step of a socket.
+    static func complete(_ socket: FileDescriptor, _ entry: InetSkEntry) throws {
+        try SocketOptions.restore(entry.opts, on: socket)
+        if entry.opts.hasReuseaddr { try socket.setOption(SocketOption.reuseAddress, to: entry.opts.reuseaddr ? Int32(1) : 0) }
+        try FileOwner.restore(entry.fown, on: socket)
+        // O_APPEND, O_NONBLOCK, O_ASYNC: what F_SETFL sets on a socket.
+        try socket.control(F_SETFL, Int(entry.flags & 0x2c00))
+    }
+}
+
+/// What is particular to one protocol over IP. Entries are those of this protocol.
+package protocol InetProtocol {
+    /// Whether sockets of this SOCK_* type and IPPROTO_* number are its own.
+    static func isFor(type: UInt32, number: UInt32) -> Bool
+    /// The protocol under which sock_diag lists it.
+    static func listedAs(_ number: UInt32) -> UInt8
+    /// Adds to `entry`, whose common fields are filled in. `info` is nil for a socket that sock_diag does not list.
+    static func dump(_ file: OpenFile, _ info: InetSocketInfo?, _ entry: inout InetSkEntry, _ context: DumpContext) throws
+    /// Makes the sockets and hands each to `context.made`.
+    static func make(_ entries: [InetSkEntry], _ context: RestoreContext) throws
+    /// What needs other open files, then the options (`InetSocket.complete`).
+    static func finish(_ entries: [InetSkEntry], _ context: RestoreContext) throws
+}
+extension InetProtocol {
+    package static func listedAs(_ number: UInt32) -> UInt8 { UInt8(truncatingIfNeeded: number) }
+}
+
+/// The protocols, in the order they are asked.
+package enum InetProtocols {
+    static var all: [any InetProtocol.Type] { [TCP.self] }
+
+    static func of(type: UInt32, number: UInt32, _ subject: CheckpointError.Subject) throws -> any InetProtocol.Type {
+        if let found = all.first(where: { $0.isFor(type: type, number: number) }) { return found }
+        throw CheckpointError("dump or restore", subject, "sockets of type \(type) and protocol \(number) can't be saved", remedy: "close it in the program before the dump")
+    }
+}
+
+/// Numbers of socket states (include/net/tcp_states.h), used for all protocols.
+package enum InetState {
+    static let established: UInt8 = 1, synSent: UInt8 = 2, synReceived: UInt8 = 3, finWait1: UInt8 = 4, finWait2: UInt8 = 5, timeWait: UInt8 = 6
+    static let closed: UInt8 = 7, closeWait: UInt8 = 8, lastAck: UInt8 = 9, listening: UInt8 = 10, closing: UInt8 = 11
+    static func name(_ state: UInt32) -> String {
+        let names = ["", "ESTABLISHED", "SYN-SENT", "SYN-RECV", "FIN-WAIT-1", "FIN-WAIT-2", "TIME-WAIT", "CLOSED", "CLOSE-WAIT", "LAST-ACK", "LISTEN", "CLOSING"]
+        return Int(state) < names.count ? names[Int(state)] : "state \(state)"
+    }
+}
+
+extension InetAddress {
+    /// As the images have addresses: the bytes in network order, read as native words.
+    package var words: [UInt32] {
+        stride(from: 0, to: bytes.count, by: 4).map { at in (0..<4).reduce(0) { $0 | UInt32(bytes[at + $1]) << (8 * $1) } }
+    }
+    package init(family: UInt32, words: [UInt32], port: UInt32, scope: UInt32) {
+        let bytes = words.flatMap { word in (0..<4).map { UInt8(truncatingIfNeeded: word >> (8 * $0)) } }
+        let family = UInt16(truncatingIfNeeded: family), length = family == Self.ipv4 ? 4 : 16
+        self.init(family: family, bytes: Array((bytes + [UInt8](repeating: 0, count: 16)).prefix(length)), port: UInt16(truncatingIfNeeded: port), scope: scope)
+    }
+}
+
+extension InetSkEntry {
+    private var scope: UInt32 { hasIfname ? NetworkInterface.index(of: ifname) ?? 0 : 0 }
+    package var local: InetAddress {
+        let address = InetAddress(family: family, words: srcAddr, port: srcPort, scope: 0)
+        return address.isLinkLocal ? InetAddress(family: family, words: srcAddr, port: srcPort, scope: scope) : address
+    }
+    package var peer: InetAddress {
+        let address = InetAddress(family: family, words: dstAddr, port: dstPort, scope: 0)
+        return address.isLinkLocal ? InetAddress(family: family, words: dstAddr, port: dstPort, scope: scope) : address
+    }
+}
+
+extension CheckpointError.Subject {
+    static func inetSocket(_ entry: InetSkEntry) -> Self {
+        let names: [UInt32: String] = [6: "TCP", 17: "UDP", 136: "UDP-Lite", 1: "ICMP", 58: "ICMPv6"]
+        let name = entry.type == 3 ? "raw" : names[entry.proto] ?? "inet"
+        return .object("\(name) socket \(entry.ino) (\(entry.local)" + (entry.dstPort == 0 ? ")" : " to \(entry.peer))"))
+    }
+}

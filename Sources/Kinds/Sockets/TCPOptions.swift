@@ -1,0 +1,31 @@
+import ImageMessages
+import Linux
+
+/// Options of level IPPROTO_TCP (tcp(7)): tcp_opts_entry.
+enum TCPOptions {
+    static let level: Int32 = 6
+    static let noDelay: Int32 = 1, cork: Int32 = 3, keepIdle: Int32 = 4, keepInterval: Int32 = 5, keepCount: Int32 = 6
+
+    static func dump(_ socket: FileDescriptor) throws -> TcpOptsEntry {
+        func value(_ option: Int32) throws -> UInt32 { UInt32(bitPattern: try socket.intOption(option, level: level)) }
+        var entry = TcpOptsEntry()
+        if try value(cork) != 0 { entry.cork = true }
+        if try value(noDelay) != 0 { entry.nodelay = true }
+        (entry.keepidle, entry.keepintvl, entry.keepcnt) = (try value(keepIdle), try value(keepInterval), try value(keepCount))
+        return entry
+    }
+
+    /// Older images have the keepalive times in sk_opts.
+    static func restore(_ entry: InetSkEntry, on socket: FileDescriptor) throws {
+        func set(_ option: Int32, _ value: UInt32) throws {
+            let value = Int32(bitPattern: value)
+            if try socket.intOption(option, level: level) != value { try socket.setOption(option, level: level, to: value) }
+        }
+        let options = entry.tcpOpts, old = entry.opts
+        if options.hasKeepidle || old.hasTcpKeepidle { try set(keepIdle, options.hasKeepidle ? options.keepidle : old.tcpKeepidle) }
+        if options.hasKeepintvl || old.hasTcpKeepintvl { try set(keepInterval, options.hasKeepintvl ? options.keepintvl : old.tcpKeepintvl) }
+        if options.hasKeepcnt || old.hasTcpKeepcnt { try set(keepCount, options.hasKeepcnt ? options.keepcnt : old.tcpKeepcnt) }
+        if options.nodelay { try set(noDelay, 1) }
+        if options.cork { try set(cork, 1) }
+    }
+}

@@ -1,0 +1,81 @@
+import CLinux
+import Glibc
+
+/// What the kernel says of one socket of IPv4 or IPv6 (sock_diag(7), struct inet_diag_msg).
+public struct InetSocketInfo: Equatable, Sendable {
+    /// TCP's numbers, for all protocols: 1 established, 7 close, 10 listen.
+    public var state: UInt8 = 0
+    public var local: InetAddress
+    public var peer: InetAddress
+    /// SO_BINDTODEVICE, or the interface of a link-local address.
+    public var interface: UInt32 = 0
+    /// Bytes to read; for a listener the connections that wait.
+    public var readQueue: UInt32 = 0
+    /// Bytes to send and not yet acknowledged; for a listener its backlog.
+    public var writeQueue: UInt32 = 0
+    public var uid: UInt32 = 0
+    /// 0 for a socket without file: TIME-WAIT, SYN-RECV, or closed by its process and still sending.
+    public var inode: UInt32 = 0
+    /// 1 no more reading, 2 no more writing.
+    public var shutdown: UInt8 = 0
+    public var v6only: Bool?
+}
+
+extension SocketDiag {
+    /// States as bits: all but TIME-WAIT (6) and SYN-RECV (3), which no descriptor refers to.
+    public static let statesWithFile: UInt32 = 0xfff & ~(1 << 6) & ~(1 << 3)
+
+    /// Every socket of a family and protocol (IPPROTO_*), of a network namespace. A socket that is neither bound nor connected is not listed.
+    /// - Parameter namespace: an open /proc/PID/ns/net; nil for ours.
+    public static func inetSockets(
+        family: UInt16, protocol number: UInt8, states: UInt32 = statesWithFile, in namespace: FileDescriptor? = nil
+    ) throws(SyscallError) -> [InetSocketInfo] {
+        // struct inet_diag_req_v2: family, protocol, extensions, padding, states, then an inet_diag_sockid of 48 bytes, here zero.
+        var request: [UInt8] = [UInt8(family), number, 0, 0]
+        request += little(states) + [UInt8](repeating: 0, count: 48)
+        var found = [InetSocketInfo]()
+        try dump(request, in: namespace) { if let one = parseInet($0) { found.append(one) } }
+        return found
+    }
+
+    /// struct inet_diag_msg (72 bytes: family, state, timer, retransmissions, sockid, expires, queues, uid, inode) and its attributes.
+    /// Nil when it is cut short.
+    static func parseInet(_ message: ArraySlice<UInt8>) -> InetSocketInfo? {
+        let bytes = Array(message)
+        guard bytes.count >= 72, bytes[0] == 2 || bytes[0] == 10 else { return nil }
+        let family = UInt16(bytes[0]), length = family == InetAddress.ipv4 ? 4 : 16
+        // inet_diag_sockid: two ports in network order, two addresses of 16 bytes, interface, cookie.
+        func port(_ at: Int) -> UInt16 { UInt16(bytes[at]) << 8 | UInt16(bytes[at + 1]) }
+        var info = InetSocketInfo(
+            local: InetAddress(family: family, bytes: Array(bytes[8..<(8 + length)]), port: port(4)),
+            peer: InetAddress(family: family, bytes: Array(bytes[24..<(24 + length)]), port: port(6)))
+        info.state = bytes[1]
+        info.interface = word(bytes, 40)
+        (info.readQueue, info.writeQueue, info.uid, info.inode) = (word(bytes, 56), word(bytes, 60), word(bytes, 64), word(bytes, 68))
+        var at = 72
+        while at + 4 <= bytes.count {
+            let length = Int(bytes[at]) | Int(bytes[at + 1]) << 8, type = Int(bytes[at + 2]) | Int(bytes[at + 3] & 0x3f) << 8
+            guard length >= 4, length <= bytes.count - at else { return nil }
+            switch type {  // INET_DIAG_SHUTDOWN, INET_DIAG_SKV6ONLY
+            case 8 where length >= 5: info.shutdown = bytes[at + 4]
+            case 11 where length >= 5: info.v6only = bytes[at + 4] != 0
+            default: break
+            }
+            at += (length + 3) & ~3
+        }
+        return info
+    }
+}
+
+/// Names and numbers of network interfaces, netdevice(7).
+public enum NetworkInterface {
+    public static func name(of index: UInt32) -> String? {
+        var buffer = [CChar](repeating: 0, count: Int(IF_NAMESIZE))
+        guard unsafe buffer.withUnsafeMutableBufferPointer({ unsafe if_indextoname(index, $0.baseAddress) }) != nil else { return nil }
+        return String(decoding: buffer.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
+    }
+    public static func index(of name: String) -> UInt32? {
+        let found = unsafe if_nametoindex(name)
+        return found == 0 ? nil : found
+    }
+}
