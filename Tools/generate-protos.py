@@ -54,6 +54,13 @@ EXTENSION_MESSAGES = {
             ("optional", "uint32", "peer_gid", 3, ""),
         ]),
     ],
+    "sk-opts.proto": [
+        ("stasis_socket_option", "A socket option that CRIU 4.2 does not save, as setsockopt(2) takes it.", [
+            ("optional", "uint32", "level", 1, ""),
+            ("optional", "uint32", "number", 2, ""),
+            ("optional", "bytes", "value", 3, ""),
+        ]),
+    ],
     "inventory.proto": [
         ("stasis_inventory_ext", "Says that Stasis wrote this image directory.", [
             ("optional", "string", "version", 1, "version of the Stasis that dumped"),
@@ -83,6 +90,21 @@ EXTENSIONS = {
     "sk_packet_entry": [
         ("optional", "bytes", "sender", 20000, "sun_path of the unix socket it came from"),
         ("repeated", "uint32", "credentials", 20001, "pid, uid and gid of the sender (SCM_CREDENTIALS)"),
+    ],
+    "sk_opts_entry": [("repeated", "message stasis_socket_option", "extra", 20000, "options that differ from a new socket's, in the order to set them")],
+    "netlink_sk_entry": [("optional", "uint32", "type", 20000, "SOCK_RAW or SOCK_DGRAM")],
+    "packet_sock_entry": [
+        ("optional", "uint32", "rx_next", 20000, "frame (version 3: block) of the ring that the kernel fills next"),
+        ("optional", "uint32", "tx_next", 20001, "frame that the kernel sends next"),
+    ],
+    "tunfile_entry": [
+        ("optional", "message tun_link_entry", "link", 20000, "the device, where the dump has no image of its network namespace"),
+        ("optional", "uint32", "mtu", 20001, ""),
+        ("optional", "bytes", "address", 20002, "hardware address"),
+        ("optional", "uint32", "flags", 20003, "IFF_* of the device"),
+        ("optional", "uint32", "ifindex", 20004, ""),
+        ("repeated", "bytes", "addresses", 20005, "its addresses: RTM_NEWADDR messages (rtnetlink(7)) without their headers"),
+        ("repeated", "bytes", "routes", 20006, "routes over it: RTM_NEWROUTE messages without their headers"),
     ],
     "reg_file_entry": [("optional", "bytes", "digest", 20000, "of the file's content, to recognise a changed file")],
     "inventory_entry": [("optional", "message stasis_inventory_ext", "stasis", 20000, "")],

@@ -330,6 +330,26 @@ public nonisolated struct packet_sock_entry: @unchecked Sendable {
   /// Clears the value of `nsID`. Subsequent reads from it will return its default value.
   public mutating func clearNsID() {_uniqueStorage()._nsID = nil}
 
+  /// frame (version 3: block) of the ring that the kernel fills next
+  public var rxNext: UInt32 {
+    get {_storage._rxNext ?? 0}
+    set {_uniqueStorage()._rxNext = newValue}
+  }
+  /// Returns true if `rxNext` has been explicitly set.
+  public var hasRxNext: Bool {_storage._rxNext != nil}
+  /// Clears the value of `rxNext`. Subsequent reads from it will return its default value.
+  public mutating func clearRxNext() {_uniqueStorage()._rxNext = nil}
+
+  /// frame that the kernel sends next
+  public var txNext: UInt32 {
+    get {_storage._txNext ?? 0}
+    set {_uniqueStorage()._txNext = newValue}
+  }
+  /// Returns true if `txNext` has been explicitly set.
+  public var hasTxNext: Bool {_storage._txNext != nil}
+  /// Clears the value of `txNext`. Subsequent reads from it will return its default value.
+  public mutating func clearTxNext() {_uniqueStorage()._txNext = nil}
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -467,7 +487,7 @@ nonisolated extension packet_ring: SwiftProtobuf.Message, SwiftProtobuf._Message
 
 nonisolated extension packet_sock_entry: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = "packet_sock_entry"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}type\0\u{1}protocol\0\u{1}flags\0\u{1}ifindex\0\u{1}fown\0\u{1}opts\0\u{1}version\0\u{1}reserve\0\u{3}aux_data\0\u{3}orig_dev\0\u{3}vnet_hdr\0\u{1}loss\0\u{1}timestamp\0\u{3}copy_thresh\0\u{1}mclist\0\u{1}fanout\0\u{3}rx_ring\0\u{3}tx_ring\0\u{3}ns_id\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}type\0\u{1}protocol\0\u{1}flags\0\u{1}ifindex\0\u{1}fown\0\u{1}opts\0\u{1}version\0\u{1}reserve\0\u{3}aux_data\0\u{3}orig_dev\0\u{3}vnet_hdr\0\u{1}loss\0\u{1}timestamp\0\u{3}copy_thresh\0\u{1}mclist\0\u{1}fanout\0\u{3}rx_ring\0\u{3}tx_ring\0\u{3}ns_id\0\u{4}Lx\u{4}rx_next\0\u{3}tx_next\0")
 
   fileprivate class _StorageClass {
     var _id: UInt32? = nil
@@ -490,6 +510,8 @@ nonisolated extension packet_sock_entry: SwiftProtobuf.Message, SwiftProtobuf._M
     var _rxRing: packet_ring? = nil
     var _txRing: packet_ring? = nil
     var _nsID: UInt32? = nil
+    var _rxNext: UInt32? = nil
+    var _txNext: UInt32? = nil
 
       // This property is used as the initial default value for new instances of the type.
       // The type itself is protecting the reference to its storage via CoW semantics.
@@ -520,6 +542,8 @@ nonisolated extension packet_sock_entry: SwiftProtobuf.Message, SwiftProtobuf._M
       _rxRing = source._rxRing
       _txRing = source._txRing
       _nsID = source._nsID
+      _rxNext = source._rxNext
+      _txNext = source._txNext
     }
   }
 
@@ -584,6 +608,8 @@ nonisolated extension packet_sock_entry: SwiftProtobuf.Message, SwiftProtobuf._M
         case 18: try { try decoder.decodeSingularMessageField(value: &_storage._rxRing) }()
         case 19: try { try decoder.decodeSingularMessageField(value: &_storage._txRing) }()
         case 20: try { try decoder.decodeSingularUInt32Field(value: &_storage._nsID) }()
+        case 20000: try { try decoder.decodeSingularUInt32Field(value: &_storage._rxNext) }()
+        case 20001: try { try decoder.decodeSingularUInt32Field(value: &_storage._txNext) }()
         default: break
         }
       }
@@ -656,6 +682,12 @@ nonisolated extension packet_sock_entry: SwiftProtobuf.Message, SwiftProtobuf._M
       try { if let v = _storage._nsID {
         try visitor.visitSingularUInt32Field(value: v, fieldNumber: 20)
       } }()
+      try { if let v = _storage._rxNext {
+        try visitor.visitSingularUInt32Field(value: v, fieldNumber: 20000)
+      } }()
+      try { if let v = _storage._txNext {
+        try visitor.visitSingularUInt32Field(value: v, fieldNumber: 20001)
+      } }()
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -685,6 +717,8 @@ nonisolated extension packet_sock_entry: SwiftProtobuf.Message, SwiftProtobuf._M
         if _storage._rxRing != rhs_storage._rxRing {return false}
         if _storage._txRing != rhs_storage._txRing {return false}
         if _storage._nsID != rhs_storage._nsID {return false}
+        if _storage._rxNext != rhs_storage._rxNext {return false}
+        if _storage._txNext != rhs_storage._txNext {return false}
         return true
       }
       if !storagesAreEqual {return false}

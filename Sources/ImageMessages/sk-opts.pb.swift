@@ -10,6 +10,11 @@
 
 /// Written by Tools/generate-protos.py from the format's tables; do not edit.
 
+#if canImport(FoundationEssentials)
+import FoundationEssentials
+#else
+import Foundation
+#endif
 import SwiftProtobuf
 
 // If the compiler emits an error on this type, it is because this file
@@ -260,11 +265,59 @@ public nonisolated struct sk_opts_entry: @unchecked Sendable {
   /// Clears the value of `soBufLock`. Subsequent reads from it will return its default value.
   public mutating func clearSoBufLock() {_uniqueStorage()._soBufLock = nil}
 
+  /// options that differ from a new socket's, in the order to set them
+  public var extra: [stasis_socket_option] {
+    get {_storage._extra}
+    set {_uniqueStorage()._extra = newValue}
+  }
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
 
   fileprivate var _storage = _StorageClass.defaultInstance
+}
+
+/// Stasis's own. A socket option that CRIU 4.2 does not save, as setsockopt(2) takes it.
+public nonisolated struct stasis_socket_option: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  public var level: UInt32 {
+    get {_level ?? 0}
+    set {_level = newValue}
+  }
+  /// Returns true if `level` has been explicitly set.
+  public var hasLevel: Bool {self._level != nil}
+  /// Clears the value of `level`. Subsequent reads from it will return its default value.
+  public mutating func clearLevel() {self._level = nil}
+
+  public var number: UInt32 {
+    get {_number ?? 0}
+    set {_number = newValue}
+  }
+  /// Returns true if `number` has been explicitly set.
+  public var hasNumber: Bool {self._number != nil}
+  /// Clears the value of `number`. Subsequent reads from it will return its default value.
+  public mutating func clearNumber() {self._number = nil}
+
+  public var value: Data {
+    get {_value ?? Data()}
+    set {_value = newValue}
+  }
+  /// Returns true if `value` has been explicitly set.
+  public var hasValue: Bool {self._value != nil}
+  /// Clears the value of `value`. Subsequent reads from it will return its default value.
+  public mutating func clearValue() {self._value = nil}
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+
+  fileprivate var _level: UInt32? = nil
+  fileprivate var _number: UInt32? = nil
+  fileprivate var _value: Data? = nil
 }
 
 // MARK: - Code below here is support for the SwiftProtobuf runtime.
@@ -275,7 +328,7 @@ nonisolated extension sk_shutdown: SwiftProtobuf._ProtoNameProviding {
 
 nonisolated extension sk_opts_entry: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = "sk_opts_entry"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}so_sndbuf\0\u{3}so_rcvbuf\0\u{3}so_snd_tmo_sec\0\u{3}so_snd_tmo_usec\0\u{3}so_rcv_tmo_sec\0\u{3}so_rcv_tmo_usec\0\u{1}reuseaddr\0\u{3}so_priority\0\u{3}so_rcvlowat\0\u{3}so_mark\0\u{3}so_passcred\0\u{3}so_passsec\0\u{3}so_dontroute\0\u{3}so_no_check\0\u{3}so_bound_dev\0\u{3}so_filter\0\u{3}so_reuseport\0\u{3}so_broadcast\0\u{3}so_keepalive\0\u{3}tcp_keepcnt\0\u{3}tcp_keepidle\0\u{3}tcp_keepintvl\0\u{3}so_oobinline\0\u{3}so_linger\0\u{3}so_buf_lock\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}so_sndbuf\0\u{3}so_rcvbuf\0\u{3}so_snd_tmo_sec\0\u{3}so_snd_tmo_usec\0\u{3}so_rcv_tmo_sec\0\u{3}so_rcv_tmo_usec\0\u{1}reuseaddr\0\u{3}so_priority\0\u{3}so_rcvlowat\0\u{3}so_mark\0\u{3}so_passcred\0\u{3}so_passsec\0\u{3}so_dontroute\0\u{3}so_no_check\0\u{3}so_bound_dev\0\u{3}so_filter\0\u{3}so_reuseport\0\u{3}so_broadcast\0\u{3}so_keepalive\0\u{3}tcp_keepcnt\0\u{3}tcp_keepidle\0\u{3}tcp_keepintvl\0\u{3}so_oobinline\0\u{3}so_linger\0\u{3}so_buf_lock\0\u{2}Gx\u{4}extra\0")
 
   fileprivate class _StorageClass {
     var _soSndbuf: UInt32? = nil
@@ -303,6 +356,7 @@ nonisolated extension sk_opts_entry: SwiftProtobuf.Message, SwiftProtobuf._Messa
     var _soOobinline: UInt32? = nil
     var _soLinger: UInt32? = nil
     var _soBufLock: UInt32? = nil
+    var _extra: [stasis_socket_option] = []
 
       // This property is used as the initial default value for new instances of the type.
       // The type itself is protecting the reference to its storage via CoW semantics.
@@ -338,6 +392,7 @@ nonisolated extension sk_opts_entry: SwiftProtobuf.Message, SwiftProtobuf._Messa
       _soOobinline = source._soOobinline
       _soLinger = source._soLinger
       _soBufLock = source._soBufLock
+      _extra = source._extra
     }
   }
 
@@ -393,6 +448,7 @@ nonisolated extension sk_opts_entry: SwiftProtobuf.Message, SwiftProtobuf._Messa
         case 23: try { try decoder.decodeSingularUInt32Field(value: &_storage._soOobinline) }()
         case 24: try { try decoder.decodeSingularUInt32Field(value: &_storage._soLinger) }()
         case 25: try { try decoder.decodeSingularUInt32Field(value: &_storage._soBufLock) }()
+        case 20000: try { try decoder.decodeRepeatedMessageField(value: &_storage._extra) }()
         default: break
         }
       }
@@ -480,6 +536,9 @@ nonisolated extension sk_opts_entry: SwiftProtobuf.Message, SwiftProtobuf._Messa
       try { if let v = _storage._soBufLock {
         try visitor.visitSingularUInt32Field(value: v, fieldNumber: 25)
       } }()
+      if !_storage._extra.isEmpty {
+        try visitor.visitRepeatedMessageField(value: _storage._extra, fieldNumber: 20000)
+      }
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -514,10 +573,55 @@ nonisolated extension sk_opts_entry: SwiftProtobuf.Message, SwiftProtobuf._Messa
         if _storage._soOobinline != rhs_storage._soOobinline {return false}
         if _storage._soLinger != rhs_storage._soLinger {return false}
         if _storage._soBufLock != rhs_storage._soBufLock {return false}
+        if _storage._extra != rhs_storage._extra {return false}
         return true
       }
       if !storagesAreEqual {return false}
     }
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension stasis_socket_option: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = "stasis_socket_option"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}level\0\u{1}number\0\u{1}value\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularUInt32Field(value: &self._level) }()
+      case 2: try { try decoder.decodeSingularUInt32Field(value: &self._number) }()
+      case 3: try { try decoder.decodeSingularBytesField(value: &self._value) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    try { if let v = self._level {
+      try visitor.visitSingularUInt32Field(value: v, fieldNumber: 1)
+    } }()
+    try { if let v = self._number {
+      try visitor.visitSingularUInt32Field(value: v, fieldNumber: 2)
+    } }()
+    try { if let v = self._value {
+      try visitor.visitSingularBytesField(value: v, fieldNumber: 3)
+    } }()
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: stasis_socket_option, rhs: stasis_socket_option) -> Bool {
+    if lhs._level != rhs._level {return false}
+    if lhs._number != rhs._number {return false}
+    if lhs._value != rhs._value {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -10,6 +10,11 @@
 
 /// Written by Tools/generate-protos.py from the format's tables; do not edit.
 
+#if canImport(FoundationEssentials)
+import FoundationEssentials
+#else
+import Foundation
+#endif
 import SwiftProtobuf
 
 // If the compiler emits an error on this type, it is because this file
@@ -63,6 +68,62 @@ public nonisolated struct tunfile_entry: Sendable {
   /// Clears the value of `nsID`. Subsequent reads from it will return its default value.
   public mutating func clearNsID() {self._nsID = nil}
 
+  /// the device, where the dump has no image of its network namespace
+  public var link: tun_link_entry {
+    get {_link ?? tun_link_entry()}
+    set {_link = newValue}
+  }
+  /// Returns true if `link` has been explicitly set.
+  public var hasLink: Bool {self._link != nil}
+  /// Clears the value of `link`. Subsequent reads from it will return its default value.
+  public mutating func clearLink() {self._link = nil}
+
+  /// Stasis's own
+  public var mtu: UInt32 {
+    get {_mtu ?? 0}
+    set {_mtu = newValue}
+  }
+  /// Returns true if `mtu` has been explicitly set.
+  public var hasMtu: Bool {self._mtu != nil}
+  /// Clears the value of `mtu`. Subsequent reads from it will return its default value.
+  public mutating func clearMtu() {self._mtu = nil}
+
+  /// hardware address
+  public var address: Data {
+    get {_address ?? Data()}
+    set {_address = newValue}
+  }
+  /// Returns true if `address` has been explicitly set.
+  public var hasAddress: Bool {self._address != nil}
+  /// Clears the value of `address`. Subsequent reads from it will return its default value.
+  public mutating func clearAddress() {self._address = nil}
+
+  /// IFF_* of the device
+  public var flags: UInt32 {
+    get {_flags ?? 0}
+    set {_flags = newValue}
+  }
+  /// Returns true if `flags` has been explicitly set.
+  public var hasFlags: Bool {self._flags != nil}
+  /// Clears the value of `flags`. Subsequent reads from it will return its default value.
+  public mutating func clearFlags() {self._flags = nil}
+
+  /// Stasis's own
+  public var ifindex: UInt32 {
+    get {_ifindex ?? 0}
+    set {_ifindex = newValue}
+  }
+  /// Returns true if `ifindex` has been explicitly set.
+  public var hasIfindex: Bool {self._ifindex != nil}
+  /// Clears the value of `ifindex`. Subsequent reads from it will return its default value.
+  public mutating func clearIfindex() {self._ifindex = nil}
+
+  /// its addresses: RTM_NEWADDR messages (rtnetlink(7)) without their headers
+  public var addresses: [Data] = []
+
+  /// routes over it: RTM_NEWROUTE messages without their headers
+  public var routes: [Data] = []
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -71,6 +132,11 @@ public nonisolated struct tunfile_entry: Sendable {
   fileprivate var _netdev: String? = nil
   fileprivate var _detached: Bool? = nil
   fileprivate var _nsID: UInt32? = nil
+  fileprivate var _link: tun_link_entry? = nil
+  fileprivate var _mtu: UInt32? = nil
+  fileprivate var _address: Data? = nil
+  fileprivate var _flags: UInt32? = nil
+  fileprivate var _ifindex: UInt32? = nil
 }
 
 public nonisolated struct tun_link_entry: Sendable {
@@ -138,10 +204,11 @@ public nonisolated struct tun_link_entry: Sendable {
 
 nonisolated extension tunfile_entry: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = "tunfile_entry"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}netdev\0\u{1}detached\0\u{3}ns_id\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}netdev\0\u{1}detached\0\u{3}ns_id\0\u{2}\\x\u{4}link\0\u{1}mtu\0\u{1}address\0\u{1}flags\0\u{1}ifindex\0\u{1}addresses\0\u{1}routes\0")
 
   public var isInitialized: Bool {
     if self._id == nil {return false}
+    if let v = self._link, !v.isInitialized {return false}
     return true
   }
 
@@ -155,6 +222,13 @@ nonisolated extension tunfile_entry: SwiftProtobuf.Message, SwiftProtobuf._Messa
       case 2: try { try decoder.decodeSingularStringField(value: &self._netdev) }()
       case 3: try { try decoder.decodeSingularBoolField(value: &self._detached) }()
       case 4: try { try decoder.decodeSingularUInt32Field(value: &self._nsID) }()
+      case 20000: try { try decoder.decodeSingularMessageField(value: &self._link) }()
+      case 20001: try { try decoder.decodeSingularUInt32Field(value: &self._mtu) }()
+      case 20002: try { try decoder.decodeSingularBytesField(value: &self._address) }()
+      case 20003: try { try decoder.decodeSingularUInt32Field(value: &self._flags) }()
+      case 20004: try { try decoder.decodeSingularUInt32Field(value: &self._ifindex) }()
+      case 20005: try { try decoder.decodeRepeatedBytesField(value: &self.addresses) }()
+      case 20006: try { try decoder.decodeRepeatedBytesField(value: &self.routes) }()
       default: break
       }
     }
@@ -177,6 +251,27 @@ nonisolated extension tunfile_entry: SwiftProtobuf.Message, SwiftProtobuf._Messa
     try { if let v = self._nsID {
       try visitor.visitSingularUInt32Field(value: v, fieldNumber: 4)
     } }()
+    try { if let v = self._link {
+      try visitor.visitSingularMessageField(value: v, fieldNumber: 20000)
+    } }()
+    try { if let v = self._mtu {
+      try visitor.visitSingularUInt32Field(value: v, fieldNumber: 20001)
+    } }()
+    try { if let v = self._address {
+      try visitor.visitSingularBytesField(value: v, fieldNumber: 20002)
+    } }()
+    try { if let v = self._flags {
+      try visitor.visitSingularUInt32Field(value: v, fieldNumber: 20003)
+    } }()
+    try { if let v = self._ifindex {
+      try visitor.visitSingularUInt32Field(value: v, fieldNumber: 20004)
+    } }()
+    if !self.addresses.isEmpty {
+      try visitor.visitRepeatedBytesField(value: self.addresses, fieldNumber: 20005)
+    }
+    if !self.routes.isEmpty {
+      try visitor.visitRepeatedBytesField(value: self.routes, fieldNumber: 20006)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -185,6 +280,13 @@ nonisolated extension tunfile_entry: SwiftProtobuf.Message, SwiftProtobuf._Messa
     if lhs._netdev != rhs._netdev {return false}
     if lhs._detached != rhs._detached {return false}
     if lhs._nsID != rhs._nsID {return false}
+    if lhs._link != rhs._link {return false}
+    if lhs._mtu != rhs._mtu {return false}
+    if lhs._address != rhs._address {return false}
+    if lhs._flags != rhs._flags {return false}
+    if lhs._ifindex != rhs._ifindex {return false}
+    if lhs.addresses != rhs.addresses {return false}
+    if lhs.routes != rhs.routes {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -268,3 +268,22 @@ private func withMessage(
         }
     }
 }
+
+extension FileDescriptor {
+    /// The network namespace that a socket belongs to (SIOCGSKNS, net/socket.c).
+    public func networkNamespace() throws(SyscallError) -> FileDescriptor { FileDescriptor(owning: Int32(try ioctl("SIOCGSKNS", 0x894c))) }
+
+    /// Bytes of kernel memory that wait in the socket to be read: SO_MEMINFO's first word (SK_MEMINFO_RMEM_ALLOC). Reads nothing.
+    public func queuedMemory() throws(SyscallError) -> UInt32 {
+        let words = try option(55, room: 36)
+        return words.count < 4 ? 0 : (0..<4).reduce(0) { $0 | UInt32(words[$1]) << (8 * $1) }
+    }
+
+    /// The name of an interface in the socket's network namespace, zeros behind it (SIOCGIFNAME, netdevice(7)).
+    public func interfaceName(_ index: UInt32, room: Int = 16) throws(SyscallError) -> [UInt8] {
+        var request = [UInt8](repeating: 0, count: 40)  // struct ifreq: name, then the index
+        for byte in 0..<4 { request[16 + byte] = UInt8(truncatingIfNeeded: index >> (8 * byte)) }
+        try Syscall.call("ioctl(SIOCGIFNAME)", SYS_ioctl, bytes: &request, at: 2, Int(number), 0x8910, on: .fd(number))
+        return Array(request[..<room])
+    }
+}

@@ -46,4 +46,38 @@ import Testing
         #expect(list.first { $0.inode == first }?.peer == second)
         #expect(list.first { $0.inode == second }?.peer == first)
     }
+
+    @Test("a netlink socket's answer: address, peer, groups, whether a dump goes on; cut short anywhere it is never read past its end")
+    func netlink() throws {
+        let head: [UInt8] = [16, 3, 15, 1, 7, 0, 0, 0, 8, 0, 0, 0, 9, 0, 0, 0, 0x39, 0x30, 0, 0] + [UInt8](repeating: 0, count: 8)
+        let whole = head + [12, 0, 1, 0, 1, 0, 0, 0, 2, 0, 0, 0, 8, 0, 4, 0, 1, 0, 0, 0]
+        let info = try #require(SocketDiag.parseNetlink(whole[...]))
+        #expect(info == NetlinkSocketInfo(inode: 12345, protocol: 15, state: 1, port: 7, peerPort: 8, peerGroup: 9, groups: [1, 2], answering: true))
+        for count in 0..<whole.count { _ = SocketDiag.parseNetlink(whole[..<count]) }
+        #expect(SocketDiag.parseNetlink(whole[..<20]) == nil)
+        #expect(SocketDiag.parseNetlink(whole[..<35]) == nil)
+    }
+
+    @Test("a packet socket's answer: options, memberships, rings; cut short anywhere it is never read past its end")
+    func packet() throws {
+        func words(_ values: UInt32...) -> [UInt8] { values.flatMap { SocketDiag.little($0) } }
+        func attribute(_ type: UInt8, _ value: [UInt8]) -> [UInt8] { [UInt8(4 + value.count), 0, type, 0] + value }
+        let head: [UInt8] = [17, 3, 0xb5, 0x88] + words(12345, 0, 0)
+        let member = words(2, 3, 1 | 6 << 16) + [1, 2, 3, 4, 5, 6] + [UInt8](repeating: 0, count: 26)
+        let whole = head + attribute(0, words(2, 1, 32, 0, 16, 6)) + attribute(1, member) + attribute(2, words(4096, 2, 2048, 4, 60, 0, 0)) + attribute(4, words(7))
+        let info = try #require(SocketDiag.parsePacket(whole[...]))
+        #expect(info.inode == 12345 && info.protocol == 0x88b5 && info.interface == 2 && info.version == 1 && info.reserve == 32 && info.flags == 6)
+        #expect(info.memberships == [.init(interface: 2, type: 1, address: [1, 2, 3, 4, 5, 6], count: 3)])
+        #expect(info.receiveRing?.bytes == 8192 && info.receiveRing?.retireTimeout == 60 && info.transmitRing == nil && info.fanout == 7)
+        for count in 0..<whole.count { _ = SocketDiag.parsePacket(whole[..<count]) }
+        #expect(SocketDiag.parsePacket(whole[..<15]) == nil)
+    }
+
+    @Test("the kernel lists netlink and packet sockets of ours")
+    func listed() throws {
+        let netlink = try FileDescriptor.socket(AF_NETLINK, 3, 0)
+        try netlink.bind(SocketAddress(bytes: [16] + [UInt8](repeating: 0, count: 11)))
+        let inode = UInt32(try netlink.status().inode)
+        #expect(try SocketDiag.netlinkSockets().contains { $0.inode == inode && $0.protocol == 0 && $0.port != 0 })
+    }
 }

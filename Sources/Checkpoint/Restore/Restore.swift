@@ -228,6 +228,9 @@ package final class Restore {
             }, by: \.entry.type)
             for kind in kinds { if let descriptors = mine[kind.type] { try kind.inTask(descriptors, process, context) } }
         }
+        for member in plan.members {
+            if let process = processes[member.pid], let images = process.images { try PacketSocket.mapRings(of: images.mm.vmas, in: process, context) }
+        }
         if let first = owners.first { try Epoll.fillQueued(first.process, context) }
         for member in plan.members where member.session == member.pid {
             if let leader = processes[member.pid], leader.images != nil { try ControllingTerminal.setForeground(leader, context) }

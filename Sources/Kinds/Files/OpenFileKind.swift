@@ -39,6 +39,8 @@ package enum OpenFileKinds {
         [
             UnixSocket.self,
             InetSocket.self,
+            NetlinkSocket.self,
+            PacketSocket.self,
             Terminal.self,
             Pipe.self,
             Fifo.self,
@@ -48,6 +50,7 @@ package enum OpenFileKinds {
             Signalfd.self,
             Pidfd.self,
             Memfd.self,
+            BPFMapFile.self,
             Inotify.self,
             Fanotify.self,
             NamespaceFile.self,

@@ -14,7 +14,7 @@ package struct MappingStatus: OptionSet, Sendable {
 
 /// What a mapping is, told from its line in smaps. A kind that can't be saved says why.
 package enum MappingKind: Equatable, Sendable {
-    case vsyscall, vvar, vdso, anonymous, heap, file, memfd, anonymousShared, sysV(id: UInt64), aioRing, hugetlbPrivate
+    case vsyscall, vvar, vdso, anonymous, heap, file, memfd, anonymousShared, sysV(id: UInt64), aioRing, hugetlbPrivate, socket
     case unsupported(String)
 
     /// The names are those of fs/proc/task_mmu.c (show_map_vma) and mm/shmem.c.
@@ -33,7 +33,7 @@ package enum MappingKind: Equatable, Sendable {
         case name == "/dev/zero (deleted)" && mapping.major == 0: .anonymousShared
         case name.hasPrefix("/anon_hugepage"): mapping.shared ? .memfd : .hugetlbPrivate
         case name.hasPrefix("anon_inode:"): .unsupported("it belongs to \(name), which has no image")
-        case name.hasPrefix("socket:"): .unsupported("it is the ring of a packet socket")
+        case name.hasPrefix("socket:"): .socket
         case mapping.flags.contains(.io) || mapping.flags.contains(.pureFrameNumbers): .unsupported("it is device memory")
         default: .file
         }

@@ -64,6 +64,10 @@ package enum MemoryMap {
         case .aioRing:
             status = [.aioRing]
             entry.flags = 1
+        case .socket:
+            status = [.regular, .socket]
+            entry.shmid = UInt64(try PacketSocket.fileID(mapping: mapping, subject, context))
+            entry.fdflags = try openMode()
         case .unsupported(let why):
             throw CheckpointError("dump", subject, why)
         }

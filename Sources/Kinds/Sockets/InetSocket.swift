@@ -61,7 +61,7 @@ package enum InetSocket: OpenFileKind {
     }
 
     /// The images say nothing of network namespaces yet.
-    private static func refuseOtherNamespace(_ file: OpenFile) throws {
+    static func refuseOtherNamespace(_ file: OpenFile) throws {
         guard let number = try? file.descriptor.ioctl("SIOCGSKNS", 0x894c), let own = try? Files.status("/proc/thread-self/ns/net") else { return }
         let its = FileDescriptor(owning: Int32(number))
         if try its.status().inode != own.inode {

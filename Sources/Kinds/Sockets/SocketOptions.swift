@@ -9,8 +9,10 @@ package enum SocketOptions {
     struct Credentials: BitwiseCopyable { var pid: Int32 = 0, uid: UInt32 = 0, gid: UInt32 = 0 }
 
     /// Reads every option.
-    /// - Parameter credentials: whether SO_PASSCRED and SO_PASSSEC belong to this kind (unix and netlink sockets).
-    package static func dump(_ socket: FileDescriptor, credentials: Bool) throws -> SkOptsEntry {
+    /// - Parameters:
+    ///   - credentials: whether SO_PASSCRED and SO_PASSSEC belong to this kind (unix and netlink sockets).
+    ///   - extras: what to look at of the options that CRIU's images have no place for.
+    package static func dump(_ socket: FileDescriptor, credentials: Bool, extras: [ExtraOptions.Option] = ExtraOptions.all) throws -> SkOptsEntry {
         typealias Option = SocketOption
         var entry = SkOptsEntry()
         entry.soSndbuf = UInt32(bitPattern: try socket.intOption(Option.sendBuffer))
@@ -44,6 +46,7 @@ package enum SocketOptions {
         if !device.isEmpty { entry.soBoundDev = String(decoding: device, as: UTF8.self) }
         if let lock = try? socket.intOption(Option.bufferLock) { entry.soBufLock = UInt32(bitPattern: lock) }
         entry.soFilter = try filter(of: socket)
+        entry.extra = ExtraOptions.dump(socket, extras)
         return entry
     }
 
@@ -67,7 +70,7 @@ package enum SocketOptions {
     }
     /// Sets every option the entry has, where it differs: some kinds refuse to hear what they don't support.
     /// Comes after the queues, whose messages a filter, a small buffer or SO_PASSCRED would change.
-    package static func restore(_ entry: SkOptsEntry, on socket: FileDescriptor) throws {
+    package static func restore(_ entry: SkOptsEntry, on socket: FileDescriptor, extras: [ExtraOptions.Option] = ExtraOptions.all) throws {
         typealias Option = SocketOption
         try restoreBuffers(entry, on: socket)
         func set(_ option: Int32, _ value: Int32) throws {
@@ -96,6 +99,7 @@ package enum SocketOptions {
         if entry.hasSoLinger { try socket.setOption(Option.linger, to: Linger(on: 1, seconds: Int32(bitPattern: entry.soLinger))) }
         if entry.hasSoBoundDev { try socket.setOption(Option.bindToDevice, bytes: Array(entry.soBoundDev.utf8.prefix(15)) + [0]) }
         if !entry.soFilter.isEmpty { try attachFilter(entry.soFilter, to: socket) }
+        try ExtraOptions.restore(entry.extra, extras, on: socket)
     }
 
     /// The kernel doubles what it is told, so half of what it said is told. SO_*BUFFORCE goes past the limits of
