@@ -6,15 +6,29 @@ import SwiftProtobuf
 
 /// Image directories dumped by CRIU 4.2, with crit's decodings (Golden/, described in docs of the format).
 struct Golden: Sendable, CustomStringConvertible {
-    let images: String
+    private(set) var images: String
     let decodings: String
     static let root = URL(filePath: #filePath).deletingLastPathComponent().appending(path: "Golden").path(percentEncoded: false)
     static let names = ["simple", "threads", "tree", "files", "sockets", "memory", "cgroup", "namespaces"]
     static let all = names.map { Golden("\($0)/images", "\($0)/json") }
-        + [Golden("incremental/images-1", "incremental/json-1"), Golden("incremental/images-2", "incremental/json-2")]
+        + [Golden("incremental/images-1", "incremental/json-1"), incremental]
+    /// A second dump, whose `parent` is the first. That symbolic link is made here, in a copy: not every way a checkout travels keeps links.
+    static let incremental: Golden = {
+        let files = FileManager.default
+        let copy = files.temporaryDirectory.appending(path: "stasis-golden-\(getpid())")
+        do {
+            try? files.removeItem(at: copy)
+            try files.copyItem(atPath: "\(root)/incremental", toPath: copy.path)
+            try files.createSymbolicLink(atPath: "\(copy.path)/images-2/parent", withDestinationPath: "../images-1")
+        } catch { fatalError("\(copy.path): \(error)") }
+        atexit { try? FileManager.default.removeItem(at: FileManager.default.temporaryDirectory.appending(path: "stasis-golden-\(getpid())")) }
+        var golden = Golden("incremental/images-2", "incremental/json-2")
+        golden.images = "\(copy.path)/images-2"
+        return golden
+    }()
 
     init(_ images: String, _ decodings: String) { (self.images, self.decodings) = ("\(Self.root)/\(images)", "\(Self.root)/\(decodings)") }
-    var description: String { String(images.dropFirst(Self.root.count + 1)) }
+    var description: String { String(decodings.dropFirst(Self.root.count + 1)).replacingOccurrences(of: "json", with: "images") }
     var directory: ImageDirectory { get throws { try ImageDirectory(path: images) } }
 
     /// Names of the images that hold messages.

@@ -26,7 +26,7 @@ import Testing
     @Test("pages of an incremental dump are found in its parent")
     func chain() throws {
         let whole = try PageChain(try Golden("simple/images", "").directory)
-        let chain = try PageChain(try Golden("incremental/images-2", "").directory)
+        let chain = try PageChain(try Golden.incremental.directory)
         #expect(chain.directories.count == 2)
         func content(_ chain: PageChain) throws -> [UInt64: [UInt8]] {
             var pages: [UInt64: [UInt8]] = [:]
