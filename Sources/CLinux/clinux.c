@@ -5,6 +5,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <sys/wait.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -41,14 +42,17 @@ long clinux_graft_size(void) { return clinux_graft_end - clinux_graft_begin; }
 long clinux_graft_park_offset(void) { return clinux_graft_park - clinux_graft_begin; }
 
 // The child shares our memory and runs while we wait (CLONE_VM | CLONE_VFORK), on a stack of its own.
-struct spawn { int executable, keep, sibling; int error; };
+struct spawn { int executable, keep, sibling, parent; int error; };
 
 static int spawned(void *argument) {
     struct spawn *spawn = argument;
     char *const empty[] = {(char *)"", NULL};
     long result = 0;
-    // Until the restorer traces it, the stub dies with it (prctl(2); kept by execve).
-    if (!spawn->sibling) clinux_syscall(SYS_prctl, 1 /* PR_SET_PDEATHSIG */, SIGKILL, 0, 0, 0, 0);
+    // Until the restorer traces it, the stub dies with it (prctl(2); kept by execve), also if it died before this call.
+    if (!spawn->sibling) {
+        clinux_syscall(SYS_prctl, 1 /* PR_SET_PDEATHSIG */, SIGKILL, 0, 0, 0, 0);
+        if (clinux_syscall(SYS_getppid, 0, 0, 0, 0, 0, 0) != spawn->parent) clinux_syscall(SYS_exit, 127, 0, 0, 0, 0, 0);
+    }
     if (spawn->keep >= 0) result = clinux_syscall(SYS_fcntl, spawn->keep, F_SETFD, 0, 0, 0, 0);
     if (result >= 0)
         result = clinux_syscall(SYS_execveat, spawn->executable, (long)"", (long)empty, (long)(empty + 1), AT_EMPTY_PATH, 0);
@@ -77,10 +81,51 @@ static long clone3_call(struct clinux_clone_args *args, size_t size, int (*funct
 }
 #endif
 
+struct guard { const int *descriptors; int count, pipe; };
+
+static int guarding(void *argument) {
+    struct guard guard = *(struct guard *)argument;
+    const uint64_t every = ~0ull;
+    char byte;
+    long result;
+    clinux_syscall(SYS_rt_sigprocmask, SIG_BLOCK, (long)&every, 0, sizeof every, 0, 0);
+    clinux_syscall(SYS_setsid, 0, 0, 0, 0, 0, 0);  // a signal for our process group or terminal is not for it
+    clinux_syscall(SYS_prctl, 15 /* PR_SET_NAME */, (long)"stasis-guard", 0, 0, 0, 0);
+    unsigned next = 0;
+    for (int i = 0; i < guard.count; next = guard.descriptors[i++] + 1)
+        if (next < (unsigned)guard.descriptors[i]) clinux_syscall(SYS_close_range, next, guard.descriptors[i] - 1, 0, 0, 0, 0);
+    clinux_syscall(SYS_close_range, next, ~0u, 0, 0, 0, 0);
+    do result = clinux_syscall(SYS_read, guard.descriptors[guard.pipe], (long)&byte, 1, 0, 0, 0); while (result == -EINTR);
+    if (result != 1)
+        for (int i = 0; i < guard.count; i++)
+            if (i != guard.pipe) clinux_syscall(SYS_pidfd_send_signal, guard.descriptors[i], SIGKILL, 0, 0, 0, 0);
+    clinux_syscall(SYS_exit, 0, 0, 0, 0, 0, 0);
+    return 0;
+}
+
+int clinux_guard(const int *descriptors, int count, int pipe) {
+#if defined(__x86_64__)
+    static char stack[4096] __attribute__((aligned(16)));
+    static struct guard guard;  // read by the child when we may be gone from here: it has its own copy, freed by the next guard
+    free((void *)guard.descriptors);
+    int *copy = malloc(count * sizeof *copy);
+    if (!copy) return -ENOMEM;
+    memcpy(copy, descriptors, count * sizeof *copy);
+    guard = (struct guard){copy, count, pipe};
+    struct clinux_clone_args args = {.flags = CLONE_VM, .stack = (uintptr_t)stack, .stack_size = sizeof stack};
+    return (int)clone3_call(&args, sizeof args, guarding, &guard);
+#else
+    (void)descriptors; (void)count; (void)pipe; (void)guarding;
+    return -ENOSYS;
+#endif
+}
+
 int clinux_spawn(int executable, int pid, int sibling, uint64_t flags, int keep) {
 #if defined(__x86_64__)
     static char stack[16384] __attribute__((aligned(16)));
-    struct spawn spawn = {executable, keep, sibling, 0};
+    // From within a new pid namespace its parent has no id.
+    const int parent = flags & CLONE_NEWPID ? 0 : (int)clinux_syscall(SYS_getpid, 0, 0, 0, 0, 0, 0);
+    struct spawn spawn = {executable, keep, sibling, parent, 0};
     int32_t set_tid = pid;
     struct clinux_clone_args args = {
         .flags = CLONE_VM | CLONE_VFORK | (sibling ? CLONE_PARENT : 0) | flags, .exit_signal = sibling ? 0 : SIGCHLD,

@@ -31,6 +31,13 @@ public final class FileDescriptor: Sendable {
         FileDescriptor(owning: Int32(try Syscall.call("pidfd_open", SYS_pidfd_open, Int(id.rawValue), on: .task(id))))
     }
 
+    /// pipe2(2); `flags` as there, O_CLOEXEC is added.
+    public static func pipe(flags: Int32 = 0) throws(SyscallError) -> (reading: FileDescriptor, writing: FileDescriptor) {
+        var ends: (Int32, Int32) = (-1, -1)
+        try Syscall.call("pipe2", SYS_pipe2, value: &ends, at: 0, Int(O_CLOEXEC | flags))
+        return (FileDescriptor(owning: ends.0), FileDescriptor(owning: ends.1))
+    }
+
     public func duplicate() throws(SyscallError) -> FileDescriptor {
         FileDescriptor(owning: Int32(try Syscall.call(
             "fcntl(F_DUPFD_CLOEXEC)", SYS_fcntl, Int(number), Int(F_DUPFD_CLOEXEC), 3, on: .fd(number))))

@@ -141,8 +141,8 @@ import Testing
             var event = (0..<4).map { UInt8(truncatingIfNeeded: events >> (8 * $0)) } + (0..<8).map { UInt8(truncatingIfNeeded: data >> (8 * $0)) }
             try Syscall.call("epoll_ctl", SYS_epoll_ctl, bytes: &event, at: 3, Int(epoll.number), 1, Int(file.number))
         }
-        let (reading, writing) = try PipeContent.makePipe()
-        var moved: FileDescriptor? = try PipeContent.makePipe().reading
+        let (reading, writing) = try FileDescriptor.pipe(flags: O_NONBLOCK)
+        var moved: FileDescriptor? = try FileDescriptor.pipe(flags: O_NONBLOCK).reading
         let dup = try moved!.duplicate()
         try add(reading, 0x8000_0001, 0xdead_beef_0000_0001)
         try add(writing, 4, 2)

@@ -16,7 +16,7 @@ import Testing
 
     @Test("keep what waits in them, and the original keeps it, too", arguments: [0, 1, 4096, 5000, 65536])
     func content(count: Int) throws {
-        let (reading, writing) = try PipeContent.makePipe()
+        let (reading, writing) = try FileDescriptor.pipe(flags: O_NONBLOCK)
         let bytes = (0..<count).map { UInt8(truncatingIfNeeded: $0 &* 31 &+ $0 >> 8) }
         if count > 0 { try writing.write(bytes) }
         let after = try dumpAndRestore([reading, writing])
@@ -28,7 +28,7 @@ import Testing
 
     @Test("keep packets apart, between streams, too")
     func packets() throws {
-        let (reading, writing) = try PipeContent.makePipe()
+        let (reading, writing) = try FileDescriptor.pipe(flags: O_NONBLOCK)
         try writing.write([UInt8](repeating: 1, count: 8192))  // whole pages: a packet would join a page with room
         try writing.setStatusFlags(StatusFlags.nonblocking | StatusFlags.direct)
         try writing.write([2, 2, 2])
@@ -52,7 +52,7 @@ import Testing
 
     @Test("keep their size, their flags, and further open files of an end")
     func flagsAndSize() throws {
-        let (reading, writing) = try PipeContent.makePipe()
+        let (reading, writing) = try FileDescriptor.pipe(flags: O_NONBLOCK)
         try writing.control(PipeContent.setSize, 1 << 18)
         try writing.setStatusFlags(StatusFlags.direct)
         let again = try reading.reopened(2), third = try reading.reopened(1)
@@ -67,7 +67,7 @@ import Testing
 
     @Test("keep their owner, who may open them again")
     func owner() throws {
-        let (reading, writing) = try PipeContent.makePipe()
+        let (reading, writing) = try FileDescriptor.pipe(flags: O_NONBLOCK)
         try Syscall.call("fchown", SYS_fchown, Int(reading.number), 1234, 5678)
         try Syscall.call("fchmod", SYS_fchmod, Int(reading.number), 0o620)
         let after = try dumpAndRestore([writing])[0].status()
@@ -76,13 +76,13 @@ import Testing
 
     @Test("stay closed at the end that was closed")
     func oneEnd() throws {
-        var (reading, writing): (FileDescriptor?, FileDescriptor?) = try PipeContent.makePipe()
+        var (reading, writing): (FileDescriptor?, FileDescriptor?) = try FileDescriptor.pipe(flags: O_NONBLOCK)
         try writing!.write([1, 2])
         writing = nil
         let left = try dumpAndRestore([reading!])[0]
         #expect(try left.read(10) == [1, 2])
         #expect(try left.read(10) == [])
-        (reading, writing) = try PipeContent.makePipe()
+        (reading, writing) = try FileDescriptor.pipe(flags: O_NONBLOCK)
         try writing!.control(PipeContent.setSize, 1 << 17)
         reading = nil
         let writer = try dumpAndRestore([writing!])[0]
@@ -93,7 +93,7 @@ import Testing
 
     @Test("are replaced by what the caller gives for them")
     func inherited() throws {
-        let (reading, writing) = try PipeContent.makePipe(), given = try PipeContent.makePipe()
+        let (reading, writing) = try FileDescriptor.pipe(flags: O_NONBLOCK), given = try FileDescriptor.pipe(flags: O_NONBLOCK)
         let inode = try reading.status().inode
         let after = try dumpAndRestore([writing]) { $0.inherited = [(descriptor: given.writing.number, key: "pipe:[\(inode)]")] }[0]
         try after.write([9])

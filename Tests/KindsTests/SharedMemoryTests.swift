@@ -136,7 +136,7 @@ import Testing
             try SysVSharedMemory.makeAll([entry], context)
             #expect(try Syscall.call("shmget", SYS_shmget, key, 0, 0) == id)
             let again = try Syscall.call("shmat", SYS_shmat, id, 0, 0)
-            let (reading, writing) = try PipeContent.makePipe()
+            let (reading, writing) = try FileDescriptor.pipe(flags: O_NONBLOCK)
             try Syscall.call("write", SYS_write, Int(writing.number), again + 4095, 4)
             #expect(try reading.read(4) == [0, 4, 5, 0])
             // Written to between: the images' content wins.

@@ -23,6 +23,11 @@ const char *clinux_error_text(int number);
 /// Returns the pid or minus errno, whichever of clone3 and execveat failed.
 int clinux_spawn(int executable, int pid, int sibling, uint64_t flags, int keep);
 
+/// Starts a process that waits for a byte from descriptors[pipe] and ends; if the other end is closed without one, it sends SIGKILL
+/// through the other descriptors, which are pidfds. It holds only `descriptors`, sorted by number. It shares our memory and is
+/// to be waited for with __WALL (wait4(2)) before another one starts. Returns its pid or minus errno.
+int clinux_guard(const int *descriptors, int count, int pipe);
+
 /// The graft: a header (struct clinux_graft_header) followed by code. Position independent; see Graft/README.md.
 extern const unsigned char clinux_graft_begin[], clinux_graft_code[], clinux_graft_park[], clinux_graft_end[];
 const unsigned char *clinux_graft_start(void);

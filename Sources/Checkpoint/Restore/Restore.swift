@@ -59,7 +59,7 @@ package final class Restore {
             let root = ThreadID(restore.rootPid)
             try request.hook("post-restore", root)
             try request.hook("pre-resume", root)
-            restore.letRun()
+            try restore.letRun()
         } catch {
             restore.killAll()
             for undo in restore.context.undo.reversed() { undo() }
@@ -308,9 +308,20 @@ package final class Restore {
         try cgroups.setProperties()
     }
 
-    /// The last step: from here on nothing can fail.
-    private func letRun() {
+    /// The last step: all run or, if we are killed in the middle of it, none. One process alone is let go as a whole by the kernel.
+    private func letRun() throws {
         let all = plan.members.compactMap { processes[$0.pid] }
+        if all.count > 1 {
+            let watch = try ReleaseGuard(all.map(\.pid))
+            release(all)
+            watch.end()
+        } else {
+            release(all)
+        }
+    }
+
+    /// Nothing of it can fail.
+    private func release(_ all: [RestoringProcess]) {
         if request.settings.leaveStopped { for process in all { _ = kill(process.pid.rawValue, SIGSTOP) } }
         for process in all {
             for (_, task) in process.threads { task.detach() }

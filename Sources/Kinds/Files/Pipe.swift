@@ -49,7 +49,7 @@ package enum Pipe: OpenFileKind {
     }
 
     private static func make(_ entries: [PipeEntry], _ content: PipeContent?, _ context: RestoreContext) throws {
-        let (reading, writing) = try PipeContent.makePipe()
+        let (reading, writing) = try FileDescriptor.pipe(flags: O_NONBLOCK)
         if let content { try content.write(into: writing) }
         else if let size = entries.first(where: { $0.hasSize && $0.size > 0 })?.size {
             try PipeContent(bytes: [], capacity: Int(size)).resize(writing)

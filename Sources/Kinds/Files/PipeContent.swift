@@ -91,18 +91,11 @@ package struct PipeContent: Equatable, Sendable {
     }
 
     private static func copy(of pipe: FileDescriptor, _ count: Int, _ capacity: Int) throws(SyscallError) -> FileDescriptor {
-        let (reading, writing) = try makePipe()
+        let (reading, writing) = try FileDescriptor.pipe(flags: O_NONBLOCK)
         if capacity != (try writing.control(getSize)) { try writing.control(setSize, capacity) }
         let got = try Syscall.call("tee", SYS_tee, Int(pipe.number), Int(writing.number), count, 2 /* SPLICE_F_NONBLOCK */, on: .fd(pipe.number))
         if got != count { throw SyscallError("tee", .fd(pipe.number), EAGAIN) }
         return reading
-    }
-
-    /// pipe2(2), both ends non-blocking.
-    package static func makePipe() throws(SyscallError) -> (reading: FileDescriptor, writing: FileDescriptor) {
-        var ends: (Int32, Int32) = (-1, -1)
-        try Syscall.call("pipe2", SYS_pipe2, value: &ends, at: 0, Int(O_CLOEXEC | O_NONBLOCK))
-        return (FileDescriptor(owning: ends.0), FileDescriptor(owning: ends.1))
     }
 
     /// Puts the content into an empty pipe through a non-blocking writing end, whose O_DIRECT is off again afterwards.

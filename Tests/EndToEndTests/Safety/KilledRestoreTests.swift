@@ -24,14 +24,12 @@ extension EndToEnd {
                         try run.dumpAndKill()
                         continue
                     }
-                    if Self.wholeTreeRuns(run, program) {  // the kill came after the last task was let go
-                        try run.dumpAndKill()
-                        continue
-                    }
                     let left = { Task.all.filter { $0.environment.contains("WORKLOAD_READY=\(run.scratch)/") || $0.session == run.root } }
-                    guard eventually(within: 2, { left().isEmpty }) else {
+                    if eventually(within: 2, { left().isEmpty }) { continue }
+                    guard Self.wholeTreeRuns(run, program) else {
                         throw Failure("killed after \(Int(delay * 1e6)) µs: left over: \(left().map { "\($0.pid) \($0.state) \($0.commandLine)" })")
                     }
+                    try run.dumpAndKill()  // the kill came after the last task was let go
                 }
                 try run.restore()
                 try run.checkItself()
@@ -41,10 +39,8 @@ extension EndToEnd {
         /// The commit of a restore is the moment when all tasks run: all there and none traced.
         private static func wholeTreeRuns(_ run: Run, _ program: String) -> Bool {
             let expected = program == "tree-20" ? 20 : 1
-            return eventually(within: 0.1) {
-                let tasks = run.tasks().filter { $0.commandLine.contains(program) }
-                return tasks.count == expected && tasks.allSatisfy { $0.status("TracerPid") == "0" && !"tTZ".contains($0.state) }
-            }
+            let tasks = run.tasks().filter { $0.commandLine.contains(program) }
+            return tasks.count == expected && tasks.allSatisfy { $0.status("TracerPid") == "0" && !"tTZ".contains($0.state) }
         }
     }
 }
