@@ -74,7 +74,8 @@ extension ImageSet {
         }
         for (index, packet) in socketQueues.enumerated() {
             let place = Place(file: "sk-queues.img", entry: index)
-            place.expect(files[packet.entry.idFor]?.type == .unixsk, "id_for", "files.img has no unix socket with id \(packet.entry.idFor)", &findings)
+            let type = files[packet.entry.idFor]?.type
+            place.expect(type == .unixsk || type == .inetsk, "id_for", "files.img has no socket with id \(packet.entry.idFor)", &findings)
             for message in packet.entry.scm {
                 place.expect(message.type == 1, "scm.type", "\(message.type) is not SCM_RIGHTS", &findings)
                 place.expect(message.rights.count <= 253, "scm.rights", "\(message.rights.count) descriptors are more than a message takes (SCM_MAX_FD)", &findings)

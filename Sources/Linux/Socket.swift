@@ -118,6 +118,19 @@ extension FileDescriptor {
             }
         }
     }
+    /// getsockopt(2) of an option that reads a request and answers in its place. Returns how many bytes of `buffer` are the answer.
+    public func exchangeOption(_ option: Int32, level: Int32, _ buffer: inout [UInt8]) throws(SyscallError) -> Int {
+        let number = self.number
+        var length = UInt32(buffer.count)
+        try Syscall.check("getsockopt(\(level), \(option))", .fd(number)) {
+            unsafe buffer.withUnsafeMutableBytes { bytes in
+                unsafe withUnsafeMutablePointer(to: &length) {
+                    unsafe Syscall.raw(SYS_getsockopt, Int(number), Int(level), Int(option), Int(bitPattern: bytes.baseAddress), Int(bitPattern: $0))
+                }
+            }
+        }
+        return min(Int(length), buffer.count)
+    }
     public func intOption(_ option: Int32, level: Int32 = SocketOption.level) throws(SyscallError) -> Int32 {
         var value: Int32 = 0
         try self.option(option, level: level, into: &value)

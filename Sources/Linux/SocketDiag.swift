@@ -72,7 +72,10 @@ public enum SocketDiag {
             guard length >= 16, length <= bytes.count - at else { throw SyscallError("sock_diag", nil, 71 /* EPROTO */) }
             let payload = bytes[(at + 16)..<(at + length)]
             switch type {
-            case 3: return .done
+            case 3:  // what the dump ended with: 0 or minus errno
+                let code = payload.count >= 4 ? Int32(bitPattern: word(bytes, at + 16)) : 0
+                if code < 0 && code > -4096 { throw SyscallError("sock_diag", nil, -code) }
+                return .done
             case 2:
                 let code = payload.count >= 4 ? Int32(bitPattern: word(bytes, at + 16)) : -71
                 if code == 0 { return .done }

@@ -34,6 +34,8 @@ import Testing
         #expect(bodies == 1)
         let error = #expect(throws: SyscallError.self) { try SocketDiag.parseMessages(message(2, [0xfe, 0xff, 0xff, 0xff])) { _ in } }
         #expect(error?.errno == Errno(ENOENT))
+        let end = #expect(throws: SyscallError.self) { try SocketDiag.parseMessages(message(3, [0xfe, 0xff, 0xff, 0xff])) { _ in } }
+        #expect(end?.errno == Errno(ENOENT))
         #expect(throws: SyscallError.self) { try SocketDiag.parseMessages([8, 0, 0, 0] + [UInt8](repeating: 0, count: 12)) { _ in } }
         #expect(throws: SyscallError.self) { try SocketDiag.parseMessages([100, 0, 0, 0] + [UInt8](repeating: 0, count: 12)) { _ in } }
     }
@@ -79,5 +81,29 @@ import Testing
         try netlink.bind(SocketAddress(bytes: [16] + [UInt8](repeating: 0, count: 11)))
         let inode = UInt32(try netlink.status().inode)
         #expect(try SocketDiag.netlinkSockets().contains { $0.inode == inode && $0.protocol == 0 && $0.port != 0 })
+    }
+
+    @Test("the tables of raw and ping sockets: addresses, state, inode; lines cut short are left out")
+    func tables() throws {
+        let four = """
+              sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops
+               1: 0100007F:0001 0200A8C0:0000 01 00000000:00000000 00:00000000 00000000  1000        0 4711 2 0000000000000000 0
+               2: 0100007F:0001 0200A8C0
+            """
+        let found = SocketTable.parse(four)
+        #expect(found.count == 1)
+        #expect(found[0].local.description == "127.0.0.1:1" && found[0].peer.description == "192.168.0.2:0")
+        #expect(found[0].state == 1 && found[0].inode == 4711 && found[0].uid == 1000)
+        let six = "head\n 0: 00000000000000000000000001000000:003A 00000000000000000000000000000000:0000 07 00000000:00000000 00:00000000 00000000 0 0 5 2 0 0\n"
+        #expect(SocketTable.parse(six).first?.local.description == "[::1]:58")
+        for count in 0..<four.count { _ = SocketTable.parse(String(four.prefix(count))) }
+    }
+
+    @Test("multicast groups by interface")
+    func groups() {
+        let four = "Idx\tDevice    : Count Querier\tGroup    Users Timer\tReporter\n1\tlo        :     1      V3\n\t\t\t\t010000E0     1 0:00000000\t\t0\n2\teth0 : 1 V3\n\t\t\t\t030201EF     1 0:00000000\t\t0\n"
+        #expect(MulticastGroup.parse4(four).map { "\($0.interface) \($0.address.host)" } == ["1 224.0.0.1", "2 239.1.2.3"])
+        let six = "1    lo              ff020000000000000000000000000001     1 0000000C 0\n"
+        #expect(MulticastGroup.parse6(six).map { "\($0.interface) \($0.address.host)" } == ["1 ff02::1"])
     }
 }

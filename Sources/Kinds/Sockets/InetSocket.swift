@@ -31,7 +31,7 @@ package enum InetSocket: OpenFileKind {
                 if info.shutdown & 3 != 0 { socket.shutdown = SkShutdown(rawValue: Int(info.shutdown & 3)) ?? .none }
             }
             socket.fown = try file.owner()
-            socket.opts = try SocketOptions.dump(file.descriptor, credentials: false)
+            socket.opts = try SocketOptions.dump(file.descriptor, credentials: false, extras: kind.extras(socket))
             if socket.family == InetAddress.ipv6 { socket.v6Only = try file.descriptor.intOption(InetOption.v6only, level: InetOption.ipv6) != 0 }
             socket.ipOpts = try InetOptions.dump(file.descriptor, family: socket.family)
             socket.tcpOpts = TcpOptsEntry()
@@ -92,7 +92,10 @@ package enum InetSocket: OpenFileKind {
     static func create(_ entry: InetSkEntry, _ context: RestoreContext) throws -> (socket: FileDescriptor, inherited: Bool) {
         if let inherited = try context.inherited("socket:[\(entry.ino)]") { return (inherited, true) }
         let socket = try FileDescriptor.socket(Int32(entry.family), Int32(entry.type), Int32(entry.proto))
-        if entry.hasV6Only { try socket.setOption(InetOption.v6only, level: InetOption.ipv6, to: entry.v6Only ? Int32(1) : 0) }
+        // Where it is as wanted it is left alone: raw sockets can't change it.
+        if entry.hasV6Only, try (socket.intOption(InetOption.v6only, level: InetOption.ipv6) != 0) != entry.v6Only {
+            try socket.setOption(InetOption.v6only, level: InetOption.ipv6, to: entry.v6Only ? Int32(1) : 0)
+        }
         if entry.opts.hasSoBoundDev { try socket.setOption(SocketOption.bindToDevice, bytes: Array(entry.opts.soBoundDev.utf8.prefix(15)) + [0]) }
         // What was possible once has to be possible again: the options' own values come last (`finish`).
         try socket.setOption(SocketOption.reuseAddress, to: Int32(1))
@@ -108,14 +111,21 @@ package enum InetSocket: OpenFileKind {
         let noPort = local.port == 0 && entry.type != UInt32(SOCK_RAW.rawValue)
         if noPort { try socket.setOption(InetOption.bindAddressNoPort, level: InetOption.ip, to: Int32(1)) }
         try CheckpointError.about("restore", .inetSocket(entry), remedy: "end the program that uses \(local), or give this host that address") {
-            try socket.bind(local.socketAddress)
+            do throws(SyscallError) { try socket.bind(local.socketAddress) } catch {
+                // The address was bound freely once (IP_FREEBIND, ip(7)), or the host has it no longer.
+                guard error.errno.rawValue == EADDRNOTAVAIL else { throw error }
+                let v4 = local.family == InetAddress.ipv4, level = v4 ? InetOption.ip : InetOption.ipv6, option = v4 ? InetOption.freeBind : InetOption.v6FreeBind
+                try socket.setOption(option, level: level, to: Int32(1))
+                try socket.bind(local.socketAddress)
+                try socket.setOption(option, level: level, to: entry.ipOpts.freebind ? Int32(1) : 0)
+            }
         }
         if noPort { try socket.setOption(InetOption.bindAddressNoPort, level: InetOption.ip, to: Int32(0)) }
     }
 
     /// The options' own values, owner and status flags: the last step of a socket.
     static func complete(_ socket: FileDescriptor, _ entry: InetSkEntry) throws {
-        try SocketOptions.restore(entry.opts, on: socket)
+        try SocketOptions.restore(entry.opts, on: socket, extras: try InetProtocols.of(type: entry.type, number: entry.proto, .inetSocket(entry)).extras(entry))
         if entry.opts.hasReuseaddr { try socket.setOption(SocketOption.reuseAddress, to: entry.opts.reuseaddr ? Int32(1) : 0) }
         try FileOwner.restore(entry.fown, on: socket)
         // O_APPEND, O_NONBLOCK, O_ASYNC: what F_SETFL sets on a socket.
@@ -129,6 +139,8 @@ package protocol InetProtocol {
     static func isFor(type: UInt32, number: UInt32) -> Bool
     /// The protocol under which sock_diag lists it.
     static func listedAs(_ number: UInt32) -> UInt8
+    /// Options of its sockets that CRIU's images have no place for.
+    static func extras(_ entry: InetSkEntry) -> [ExtraOptions.Option]
     /// Adds to `entry`, whose common fields are filled in. `info` is nil for a socket that sock_diag does not list.
     static func dump(_ file: OpenFile, _ info: InetSocketInfo?, _ entry: inout InetSkEntry, _ context: DumpContext) throws
     /// Makes the sockets and hands each to `context.made`.
@@ -137,12 +149,13 @@ package protocol InetProtocol {
     static func finish(_ entries: [InetSkEntry], _ context: RestoreContext) throws
 }
 extension InetProtocol {
+    package static func extras(_ entry: InetSkEntry) -> [ExtraOptions.Option] { ExtraOptions.all }
     package static func listedAs(_ number: UInt32) -> UInt8 { UInt8(truncatingIfNeeded: number) }
 }
 
 /// The protocols, in the order they are asked.
 package enum InetProtocols {
-    static var all: [any InetProtocol.Type] { [TCP.self] }
+    static var all: [any InetProtocol.Type] { [TCP.self, UDP.self, PingSocket.self, RawSocket.self] }
 
     static func of(type: UInt32, number: UInt32, _ subject: CheckpointError.Subject) throws -> any InetProtocol.Type {
         if let found = all.first(where: { $0.isFor(type: type, number: number) }) { return found }
