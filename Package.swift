@@ -26,9 +26,10 @@ let package = Package(
             swiftSettings: strict),
         .target(name: "Graft", dependencies: ["CLinux", "Linux"], swiftSettings: strict),
         .target(name: "Kinds", dependencies: ["CLinux", "Linux", "ImageMessages", "Images", "Graft"], swiftSettings: strict),
-        .target(name: "Checkpoint", dependencies: ["CLinux", "Linux", "ImageMessages", "Images", "Graft", "Kinds"], swiftSettings: strict),
+        .target(name: "Pages", dependencies: ["CLinux", "Linux", "ImageMessages", "Images", "Graft", "Kinds"], swiftSettings: strict),
+        .target(name: "Checkpoint", dependencies: ["CLinux", "Linux", "ImageMessages", "Images", "Graft", "Kinds", "Pages"], swiftSettings: strict),
         .target(name: "Options", dependencies: ["CLinux", "Linux"], swiftSettings: strict),
-        .executableTarget(name: "stasis", dependencies: ["CLinux", "Linux", "ImageMessages", "Images", "Kinds", "Options", "Checkpoint"], path: "Sources/stasis-cli", swiftSettings: strict),
+        .executableTarget(name: "stasis", dependencies: ["CLinux", "Linux", "ImageMessages", "Images", "Kinds", "Options", "Pages", "Checkpoint"], path: "Sources/stasis-cli", swiftSettings: strict),
         .executableTarget(name: "workload", path: "Tests/Workloads", cSettings: [.unsafeFlags(["-Wall", "-O1"])]),
         .testTarget(name: "LinuxTests", dependencies: ["Linux"], swiftSettings: strict),
         .testTarget(

@@ -41,7 +41,7 @@ package struct KernelFeature: Sendable {
 
     private static let extra: [KernelFeature] = [
         KernelFeature("mnt_id", "which mount a file belongs to") { KernelProbe.mountID },
-        KernelFeature("mem_dirty_track", "incremental dumps by soft-dirty pages") { KernelProbe.softDirty },
+        KernelFeature("mem_dirty_track", "incremental dumps by soft-dirty bits or write protection") { KernelProbe.softDirty || KernelProbe.tracksByProtection },
         KernelFeature("aio_remap", "asynchronous I/O rings") { KernelProbe.asynchronousIO },
         KernelFeature("timerfd", "timerfd") { KernelProbe.timerDetails },
         KernelFeature("tun", "tun and tap devices") { KernelProbe.tun },

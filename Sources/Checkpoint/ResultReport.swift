@@ -16,9 +16,10 @@ package enum ResultReport {
     }
 
     package static func dump(
-        _ statistics: DumpStatsEntry, root: Int32, images: String, processes: Int, threads: Int, bytes: UInt64, totalMicroseconds: UInt64
+        _ statistics: DumpStatsEntry, root: Int32, images: String, processes: Int, threads: Int, bytes: UInt64, totalMicroseconds: UInt64,
+        command: String = "dump"
     ) -> JSON {
-        success("dump", root, images, processes, threads, [
+        success(command, root, images, processes, threads, [
             .init("bytes", .number(bytes)),
             .init("times_us", .object([
                 .init("total", .number(totalMicroseconds)), .init("freezing", .number(statistics.freezingTime)),

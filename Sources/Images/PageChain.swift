@@ -1,4 +1,5 @@
 public import ImageMessages
+public import Linux
 
 /// Pages and where their content is: in a pages file of this directory or of one of its parents, or with a lazy page source.
 public struct PageExtent: Hashable, Sendable {
@@ -12,6 +13,8 @@ public struct PageExtent: Hashable, Sendable {
     public var address: UInt64
     public var pages: UInt64
     public var source: Source
+    /// Whether a lazy page source may deliver them later (format 9.2, LAZY).
+    public var mayBeLazy = false
 }
 
 /// An image directory and its parents (format 9.4): what an incremental dump leaves out is in an older one.
@@ -54,7 +57,7 @@ public struct PageChain: Sendable {
         var next = 0  // in `older`; both lists ascend
         for run in pagemap.runs {
             if run.flags.contains(.present) {
-                extents.append(PageExtent(address: run.address, pages: run.pages, source: .file(level: level, name: pagemap.pagesFile, offset: run.fileOffset)))
+                extents.append(PageExtent(address: run.address, pages: run.pages, source: .file(level: level, name: pagemap.pagesFile, offset: run.fileOffset), mayBeLazy: run.flags.contains(.lazy)))
             } else if run.flags.contains(.parent) {
                 var address = run.address
                 let end = run.address + run.pages * pageSize  // no overflow: checked when the pagemap was read
@@ -71,15 +74,82 @@ public struct PageChain: Sendable {
                     let pages = min(found.pages - skipped, (end - address) / pageSize)
                     var source = found.source
                     if case .file(let level, let name, let offset) = source { source = .file(level: level, name: name, offset: offset + skipped * pageSize) }
-                    extents.append(PageExtent(address: address, pages: pages, source: source))
+                    extents.append(PageExtent(address: address, pages: pages, source: source, mayBeLazy: found.mayBeLazy))
                     address += pages * pageSize
                 }
             } else if run.flags.contains(.lazy) {
-                extents.append(PageExtent(address: run.address, pages: run.pages, source: .lazy))
+                extents.append(PageExtent(address: run.address, pages: run.pages, source: .lazy, mayBeLazy: true))
             } else {
                 throw ImageError(pagemap.file, field: "flags", "the pages at 0x\(String(run.address, radix: 16)) are said to be nowhere")
             }
         }
         return extents
+    }
+}
+
+/// Pages of a task or of a shared segment, with the files that hold them opened: those of the newest directory and of its parents.
+public struct PageImage: Sendable {
+    public struct Run: Equatable, Sendable {
+        public var range: Range<UInt64>
+        /// Index in `files`.
+        public var file: Int
+        /// Bytes from the file's beginning.
+        public var offset: UInt64
+        public init(range: Range<UInt64>, file: Int, offset: UInt64) { (self.range, self.file, self.offset) = (range, file, offset) }
+
+        public func clamped(to part: Range<UInt64>) -> Run {
+            let range = range.clamped(to: part)
+            return Run(range: range, file: file, offset: offset + range.lowerBound - self.range.lowerBound)
+        }
+    }
+    public struct File: Sendable {
+        public let name: String, descriptor: FileDescriptor
+        /// 0 is the newest directory's.
+        public let level: Int
+    }
+    /// Pages that are in a file, ascending.
+    public private(set) var runs: [Run] = []
+    /// Pages that only a lazy source has, ascending.
+    public private(set) var elsewhere: [Range<UInt64>] = []
+    /// Of `runs`: what may be delivered later.
+    public private(set) var mayBeLazy: [Range<UInt64>] = []
+    public private(set) var files: [File] = []
+
+    public init(_ chain: PageChain, _ pagemap: ImageFile<PagemapEntry>, _ number: some BinaryInteger) throws(ImageError) {
+        for extent in try chain.extents(of: pagemap, number) {
+            let range = extent.address..<(extent.address + extent.pages * chain.pageSize)
+            guard case .file(let level, let name, let offset) = extent.source else {
+                Self.join(range, to: &elsewhere)
+                continue
+            }
+            if extent.mayBeLazy { Self.join(range, to: &mayBeLazy) }
+            let index: Int
+            if let known = files.firstIndex(where: { $0.level == level && $0.name == name }) { index = known } else {
+                index = files.count
+                files.append(File(name: name, descriptor: try chain.directories[level].open(name), level: level))
+            }
+            if let last = runs.last, last.range.upperBound == range.lowerBound, last.file == index, last.offset + UInt64(last.range.count) == offset {
+                runs[runs.count - 1].range = last.range.lowerBound..<range.upperBound
+            } else { runs.append(Run(range: range, file: index, offset: offset)) }
+        }
+    }
+
+    private static func join(_ range: Range<UInt64>, to list: inout [Range<UInt64>]) {
+        if let last = list.last, last.upperBound == range.lowerBound { list[list.count - 1] = last.lowerBound..<range.upperBound } else { list.append(range) }
+    }
+
+    /// The runs within `ranges` (ascending), cut to them.
+    public func runs(within ranges: [Range<UInt64>]) -> [Run] {
+        var found = [Run]()
+        var at = 0
+        for range in ranges {
+            while at < runs.count, runs[at].range.upperBound <= range.lowerBound { at += 1 }
+            var index = at
+            while index < runs.count, runs[index].range.lowerBound < range.upperBound {
+                found.append(runs[index].clamped(to: range))
+                index += 1
+            }
+        }
+        return found
     }
 }

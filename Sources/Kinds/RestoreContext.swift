@@ -21,6 +21,15 @@ package final class RestoreContext {
         (self.settings, self.log, self.images, self.files) = (settings, log, images, files)
     }
 
+    private var chain: PageChain?
+    /// The image directory and its parents.
+    package func pageChain() throws(ImageError) -> PageChain {
+        if let chain { return chain }
+        let made = try PageChain(images)
+        chain = made
+        return made
+    }
+
     package func made(_ id: UInt32, _ descriptor: FileDescriptor) { made[id] = descriptor }
     package func descriptor(of id: UInt32) -> FileDescriptor? { made[id] }
     package func requireDescriptor(of id: UInt32) throws -> FileDescriptor {

@@ -19,6 +19,12 @@ package struct DumpSettings: Sendable, Equatable {
     /// --timeout, seconds for stopping and collecting the tasks.
     package var timeout = 10
     package var freezeCgroup: String?
+    /// --prev-images-dir, as given: relative to the image directory.
+    package var previousImages: String?
+    /// --track-mem: the next dump can tell what was written since this one.
+    package var tracksMemory = false
+    /// --pre-dump-mode read; otherwise splice. Both give the same images.
+    package var preDumpReads = false
     package var unprivileged = false
     package var cgroups = CgroupSettings()
     package init() {}
@@ -29,6 +35,8 @@ package struct RestoreSettings: Sendable, Equatable {
     package var shellJob = false, skipFilePermissions = false, fileLocks = false, externalUnixSockets = false, tcpEstablished = false, tcpClose = false
     package var evasiveDevices = false
     package var leaveStopped = false
+    /// --auto-dedup: pages are freed in the images as soon as they are restored.
+    package var freesPages = false
     /// --restore-sibling: the root becomes a child of our parent.
     package var sibling = false
     /// --inherit-fd fd[N]:KEY

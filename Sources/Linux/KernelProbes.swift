@@ -62,6 +62,9 @@ public enum KernelProbe {
         return isDirty()
     }
 
+    /// Write protection that the kernel takes away by itself (UFFD_FEATURE_WP_ASYNC and what it needs, 6.7), and the scan that tells.
+    public static var tracksByProtection: Bool { userfault(features: 0b1011 << 12) && pagemapScan() }
+
     /// ioctl(PAGEMAP_SCAN) with these page categories (linux/fs.h; guard regions since 6.15).
     public static func pagemapScan(categories: UInt64 = 2) -> Bool {
         guard let file = try? FileDescriptor.open("/proc/self/pagemap", O_RDONLY) else { return false }

@@ -24,8 +24,10 @@ public enum Program {
     /// - Parameter environment: "NAME=value" strings added to ours; a later one replaces an earlier one of that name.
     /// - Parameter output: its standard output and error; nil for ours.
     /// - Parameter inNewSession: whether it leads a session of its own, with /dev/null as standard input.
+    /// - Parameter input: its standard input; nil for ours.
     public static func start(
-        _ name: String, _ arguments: [String] = [], adding environment: [String] = [], output: FileDescriptor? = nil, inNewSession: Bool = false
+        _ name: String, _ arguments: [String] = [], adding environment: [String] = [], output: FileDescriptor? = nil, inNewSession: Bool = false,
+        input: FileDescriptor? = nil
     ) throws(SyscallError) -> ThreadID {
         var attributes = posix_spawnattr_t()
         unsafe posix_spawnattr_init(&attributes)
@@ -40,7 +42,7 @@ public enum Program {
         var actions = unsafe posix_spawn_file_actions_t()
         unsafe posix_spawn_file_actions_init(&actions)
         defer { unsafe posix_spawn_file_actions_destroy(&actions) }
-        if inNewSession { unsafe posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0) }
+        if let input { unsafe posix_spawn_file_actions_adddup2(&actions, input.number, STDIN_FILENO) } else if inNewSession { unsafe posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0) }
         if let output {
             for standard in [STDOUT_FILENO, STDERR_FILENO] { unsafe posix_spawn_file_actions_adddup2(&actions, output.number, standard) }
         }

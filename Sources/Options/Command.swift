@@ -3,7 +3,7 @@ package enum Command: String, Sendable, CaseIterable {
     case dump, preDump = "pre-dump", restore, lazyPages = "lazy-pages", check, pageServer = "page-server", service, swrk, dedup
     case cpuinfoDump = "cpuinfo dump", cpuinfoCheck = "cpuinfo check"
     case exec, show
-    case demo, help, count
+    case demo, help, count, keepTrackers = "keep-trackers"
 
     package var summary: String {
         switch self {
@@ -23,6 +23,7 @@ package enum Command: String, Sendable, CaseIterable {
         case .demo: "show a small program being dumped and restored"
         case .help: "print help, the manual page (--man) or completions (--completions SHELL)"
         case .count: "the program that demo dumps"
+        case .keepTrackers: "holds the memory trackers of a tree between two runs"
         }
     }
 
@@ -30,19 +31,17 @@ package enum Command: String, Sendable, CaseIterable {
     package var operand: String? { self == .swrk ? "FD" : nil }
 
     /// Shown in help and completions.
-    package var isHidden: Bool { self == .count || self == .exec || self == .show }
+    package var isHidden: Bool { self == .count || self == .keepTrackers || self == .exec || self == .show }
 
     package var status: Status {
         switch self {
-        case .preDump: .notYet("copying memory before the dump")
         case .lazyPages: .notYet("memory on demand")
         case .pageServer: .notYet("receiving pages from another machine")
         case .service, .swrk: .notYet("RPC")
-        case .dedup: .notYet("deduplicating parent images")
         case .cpuinfoDump, .cpuinfoCheck: .notYet("images of the CPU's features")
         case .exec: .removed("use compel instead")
         case .show: .removed("use crit instead")
-        case .dump, .restore, .check, .demo, .help, .count: .supported
+        case .dump, .preDump, .restore, .check, .dedup, .demo, .help, .count, .keepTrackers: .supported
         }
     }
 }

@@ -1,6 +1,5 @@
 extension OptionTable {
     private static let both: CommandSet = [.dump, .restore]
-    private static let incremental = "incremental images"
 
     static let tree: [OptionRow] = [
         OptionRow("tree", short: "t", taking: .required("PID"), [.dump, .preDump], .tree, "root of the process tree to dump") {
@@ -60,11 +59,11 @@ extension OptionTable {
     ]
 
     static let memory: [OptionRow] = [
-        OptionRow("prev-images-dir", taking: .required("DIR"), [.dump, .preDump], .memory, status: .notYet(incremental), "directory of the parent images, as seen from -D") {
+        OptionRow("prev-images-dir", taking: .required("DIR"), [.dump, .preDump], .memory, "directory of the parent images, as seen from -D") {
             $0.previousImagesDirectory = $1.text
         },
-        OptionRow("track-mem", negation: true, [.dump, .preDump], .memory, status: .notYet(incremental), "let the kernel track changed memory") { $0.trackMemory = $1.isOn },
-        OptionRow("auto-dedup", negation: true, both, .memory, status: .notYet(incremental), "free pages in images as newer ones replace or restores use them") {
+        OptionRow("track-mem", negation: true, [.dump, .preDump], .memory, "notice changes of memory from now on, for the next dump") { $0.trackMemory = $1.isOn },
+        OptionRow("auto-dedup", negation: true, [.dump, .preDump, .restore, .pageServer], .memory, "free pages in images as newer ones replace or restores use them") {
             $0.autoDedup = $1.isOn
         },
         OptionRow("pre-dump-mode", taking: .required("MODE"), .preDump, .memory, "splice (default) or read") {

@@ -10,6 +10,7 @@ enum DumpCommand {
             guard let tree = options.tree else { preconditionFailure("the command line demands -t") }
             let root = ThreadID(tree)
             let result = try runDump(root, session)
+            if options.autoDedup { try DedupCommand.afterDump(session) }
             session.progress.end()
             session.signalDone()
             if options.displayStats { Output.text(ResultReport.displayed(result.statistics)) }
@@ -50,6 +51,9 @@ extension DumpSettings {
         external = options.externals.map(\.text)
         timeout = Int(options.timeout)
         freezeCgroup = options.freezeCgroup
+        previousImages = options.previousImagesDirectory
+        tracksMemory = options.trackMemory
+        preDumpReads = options.preDumpMode == .read
         unprivileged = options.unprivileged
         cgroups = CgroupSettings(options)
     }

@@ -28,12 +28,15 @@ struct Main {
         for descriptor in options.closedDescriptors { close(descriptor) }
         switch options.command {
         case .dump: return DumpCommand.run(options)
+        case .preDump: return PreDumpCommand.run(options)
+        case .dedup: return DedupCommand.run(options)
+        case .keepTrackers: return KeepTrackersCommand.run()
         case .restore: return RestoreCommand.run(options)
         case .check: return CheckCommand.run(options)
         case .demo: return DemoCommand.run()
         case .count: return CountCommand.run()
         case .help: return HelpCommand.run(options)
-        case .preDump, .lazyPages, .pageServer, .service, .swrk, .dedup, .cpuinfoDump, .cpuinfoCheck, .exec, .show:
+        case .lazyPages, .pageServer, .service, .swrk, .cpuinfoDump, .cpuinfoCheck, .exec, .show:
             return Failure(OptionError.notYet(options.command.rawValue, options.command.summary))
                 .report(json: options.json, command: options.command, log: Log())
         }

@@ -107,6 +107,7 @@ extension RestoreSettings {
         tcpClose = options.tcpClose
         evasiveDevices = options.evasiveDevices
         leaveStopped = options.leaveStopped
+        freesPages = options.autoDedup
         sibling = options.restoreSibling
         inherited = options.inheritedDescriptors.map { ($0.descriptor, $0.resource) }
         external = options.externals.map(\.text)

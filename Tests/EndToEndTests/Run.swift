@@ -59,8 +59,8 @@ final class Run {
         guard exists(images + "/inventory.img") else { throw Failure("dump \(step) succeeded but wrote no inventory.img") }
     }
 
-    func dumpAndKill() throws {
-        try dump()
+    func dumpAndKill(_ more: [String] = []) throws {
+        try dump(more)
         guard eventually(within: 3, { kill(root, 0) != 0 }) else { throw Failure("after dump \(step) task \(root) is still there") }
     }
 

@@ -28,4 +28,21 @@ import Testing
         ])
         #expect(runs.runs == [.init(range: 0x14000..<0x16000, flags: 4, readable: true)])
     }
+
+    @Test("pages that the parent has are told from the others, also within a run")
+    func unchanged() {
+        let runs = PageRuns(own: [0x10000..<0x16000], in: [mapping(0x10000..<0x20000, status: 0x201)], unchanged: [0xf000..<0x11000, 0x12000..<0x13000, 0x15000..<0x18000])
+        #expect(runs.runs == [
+            .init(range: 0x10000..<0x11000, flags: 1, readable: true), .init(range: 0x11000..<0x12000, flags: 6, readable: true),
+            .init(range: 0x12000..<0x13000, flags: 1, readable: true), .init(range: 0x13000..<0x15000, flags: 6, readable: true),
+            .init(range: 0x15000..<0x16000, flags: 1, readable: true),
+        ])
+        #expect(runs.pages == 3 && runs.count(of: PageRuns.parent) == 3)
+    }
+
+    @Test("what can come later is left out of a lazy dump")
+    func postponed() {
+        let runs = PageRuns(own: [0x10000..<0x12000, 0x20000..<0x21000], in: [mapping(0x10000..<0x12000, status: 0x201), mapping(0x20000..<0x21000, status: 0x41, flags: 2)], postponed: true)
+        #expect(runs.runs.map(\.flags) == [2, 4] && runs.pages == 1)
+    }
 }

@@ -133,11 +133,11 @@ func refusal(_ words: String..., environment: [String: String] = [:], files: [St
     }
 
     @Test("what comes later is refused where it would have an effect", arguments: [
-        ["dump", "-t1", "--page-server"], ["dump", "-t1", "--lazy-pages"], ["dump", "-t1", "--track-mem"], ["dump", "-t1", "--prev-images-dir", "x"],
-        ["restore", "--auto-dedup"], ["dump", "-t1", "--stream"], ["dump", "-t1", "--tls"], ["restore", "--tls-cacert=x", "--lazy-pages"],
+        ["dump", "-t1", "--page-server"], ["dump", "-t1", "--lazy-pages"],
+        ["dump", "-t1", "--stream"], ["dump", "-t1", "--tls"], ["restore", "--tls-cacert=x", "--lazy-pages"],
         ["dump", "-t1", "--cpu-cap"], ["restore", "--join-ns", "net:1"], ["restore", "-r", "/"], ["restore", "--veth-pair", "a=b"],
         ["restore", "-M", "a:b"], ["restore", "--enable-fs", "all"], ["restore", "--empty-ns", "net"], ["restore", "--check-only"],
-        ["pre-dump", "-t1"], ["page-server"], ["lazy-pages"], ["service"], ["swrk", "3"], ["dedup"], ["cpuinfo", "dump"], ["cpuinfo", "check"],
+        ["page-server"], ["lazy-pages"], ["service"], ["swrk", "3"], ["cpuinfo", "dump"], ["cpuinfo", "check"],
     ]) func notYet(words: [String]) {
         do throws(OptionError) {
             _ = try invocation(words)

@@ -5,6 +5,7 @@ package import ImageMessages
 import Images
 package import Kinds
 package import Linux
+import Pages
 
 /// A dump from its first to its last step. The order, with the reason for each edge:
 ///
@@ -42,8 +43,9 @@ package enum Dump {
         let began = Clock.monotonic()
         try request.hook("pre-dump")
         let commit = try Commit(directory: request.images)
-        let tree: FrozenTree
+        let tree: FrozenTree, incremental: Incremental
         do {
+            incremental = try Incremental(request, tracks: request.settings.tracksMemory && request.settings.ending != .kill)
             tree = try Freeze.stop(request.root, request.settings, request.log)
         } catch {
             commit.rollBack()
@@ -51,7 +53,7 @@ package enum Dump {
         }
         let context = DumpContext(settings: request.settings, log: request.log, images: DumpImages(directory: request.images))
         do {
-            var result = try save(tree, context, request, commit)
+            var result = try save(tree, context, request, commit, incremental)
             try request.hook("post-dump")
             switch request.settings.ending {
             case .kill: try tree.kill()
@@ -60,6 +62,7 @@ package enum Dump {
                 tree.thaw(stopped: request.settings.ending == .leaveStopped)
             }
             let ended = Clock.monotonic()
+            if request.settings.ending != .kill { incremental.finish(succeeded: true) }
             result.statistics.frozenTime = UInt32(truncatingIfNeeded: (ended - tree.began) / 1000)
             result.totalMicroseconds = (ended - began) / 1000
             try writeStatistics(result.statistics, to: request.work)
@@ -68,11 +71,12 @@ package enum Dump {
             for undo in context.undo.reversed() { undo() }
             commit.rollBack()
             tree.thaw()
+            incremental.finish(succeeded: false)
             throw error
         }
     }
 
-    private static func save(_ tree: FrozenTree, _ context: DumpContext, _ request: Request, _ commit: Commit) throws -> Result {
+    private static func save(_ tree: FrozenTree, _ context: DumpContext, _ request: Request, _ commit: Commit, _ incremental: Incremental) throws -> Result {
         let clocks = TimeNamespace.clocks()
         context.processes = tree.living.map(\.id)
         context.members = Set(tree.processes.flatMap { [$0.id] + $0.threads.map(\.id) })
@@ -88,6 +92,7 @@ package enum Dump {
         var done: UInt64 = 0
         for process in tree.living {
             let dumper = ProcessDumper(process, context, collector, namespaces: namespaces, cgroups: cgroups, seccomp: seccomp)
+            dumper.incremental = incremental
             dumper.progress = { request.progress("memory of \(process.id)", $0, $1) }
             try CheckpointError.about("dump", .task(process.id)) { try dumper.dump(&sharing, parent: parent(of: process, in: tree)) }
             dumpers.append(dumper)
@@ -103,7 +108,7 @@ package enum Dump {
         for late in context.late { try late() }
 
         context.statistics.freezingTime = UInt32(truncatingIfNeeded: (tree.stood - tree.began) / 1000)
-        try commit.finish(context.images, inventory: inventory(context, cgroups))
+        try commit.finish(context.images, inventory: inventory(context, cgroups, incremental))
         var result = Result()
         result.statistics = context.statistics
         (result.processes, result.threads) = (tree.processes.count, tree.threadCount)
@@ -136,7 +141,7 @@ package enum Dump {
         try context.images.append("core-\(process.id).img", core)
     }
 
-    private static func inventory(_ context: DumpContext, _ cgroups: CgroupSets) -> InventoryEntry {
+    private static func inventory(_ context: DumpContext, _ cgroups: CgroupSets, _ incremental: Incremental) -> InventoryEntry {
         var entry = InventoryEntry()
         entry.imgVersion = 2
         entry.fdinfoPerID = true
@@ -148,14 +153,15 @@ package enum Dump {
         entry.lsmtype = .noLsm
         entry.networkLockMethod = 2
         entry.pluginsEntry = PluginsEntry()
-        entry.dumpCriuRunID = RunID.make()
+        entry.dumpCriuRunID = incremental.run
+        if incremental.tracks { entry.dumpUptime = Clock.boottime() / 1000 }
         if context.settings.tcpClose { entry.tcpClose = true }
         entry.stasis.version = "0.1.0"
         entry.stasis.hostShm = context.hostSharedMemory
         return entry
     }
 
-    private static func writeStatistics(_ statistics: DumpStatsEntry, to directory: FileDescriptor) throws {
+    static func writeStatistics(_ statistics: DumpStatsEntry, to directory: FileDescriptor) throws {
         var entry = StatsEntry()
         entry.dump = statistics
         let images = DumpImages(directory: directory)
@@ -196,9 +202,15 @@ final class Commit {
     /// After a failure nothing of this dump stays. Names that were there before are left.
     func rollBack() {
         let now = (try? Files.names(in: ".", at: directory.number)) ?? []
-        for name in now where !before.contains(name) && (name.hasSuffix(".img") || name.hasSuffix(".img.tmp")) {
+        for name in now where !before.contains(name) && (name.hasSuffix(".img") || name.hasSuffix(".img.tmp") || name == "parent") {
             try? Files.unlink(name, at: directory.number)
         }
+    }
+}
+
+extension Incremental {
+    convenience init(_ request: Dump.Request, tracks: Bool) throws {
+        try self.init(root: request.root, previous: request.settings.previousImages, tracks: tracks, run: RunID.make(), images: request.images, request.log)
     }
 }
 

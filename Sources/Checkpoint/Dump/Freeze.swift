@@ -34,8 +34,11 @@ struct Freeze {
                         process.children.append(try seizeProcess(child, parent: process))
                         changed = true
                     } catch {
-                        // It may have ended, and been reaped, in the meantime: then it is not part of the tree.
-                        if (try? TaskStat.of(child)) != nil { throw error }
+                        // It may have ended in the meantime: then it is a zombie, or, when it was reaped, not part of the tree.
+                        guard let now = try? TaskStat.of(child) else { continue }
+                        guard now.state == "Z" else { throw error }
+                        process.children.append(try seizeProcess(child, parent: process))
+                        changed = true
                     }
                 }
                 todo += process.children

@@ -4,6 +4,7 @@ import Graft
 import ImageMessages
 import Kinds
 import Linux
+import Pages
 
 /// Which processes share memory, descriptor table, file system context and signal handlers.
 struct Sharing {
@@ -23,6 +24,8 @@ final class ProcessDumper {
     private let seccomp: SeccompCollector
     /// Told how many bytes of how many are written, on the way through the memory.
     var progress: (_ done: UInt64, _ total: UInt64) -> Void = { _, _ in }
+    /// The dump before this one, and the one after.
+    var incremental: Incremental?
     private var id: ThreadID { process.id }
 
     init(_ process: FrozenProcess, _ context: DumpContext, _ collector: FileCollector, namespaces: Namespaces, cgroups: CgroupSets, seccomp: SeccompCollector) {
@@ -168,7 +171,9 @@ final class ProcessDumper {
 
         let scan = try PageScan(of: id)
         let own = try scan.ownPages(in: 0x1000..<AddressSpace.end)
-        let runs = PageRuns(own: own, in: mm.vmas)
+        let trackable = MemoryMap.trackable(mappings, scratch: graft.scratchRange)
+        let unchanged = try incremental?.unchanged(of: id, startTime: stat.startTime, in: trackable, scan, remote: nil) ?? []
+        let runs = PageRuns(own: own, in: mm.vmas, unchanged: unchanged)
         for range in try guardRanges(scan) {
             var entry = VmaEntry()
             (entry.start, entry.end, entry.pgoff, entry.shmid, entry.prot, entry.flags, entry.fd) = (range.lowerBound, range.upperBound, 0, 0, 0, 0, -1)
@@ -193,11 +198,13 @@ final class ProcessDumper {
         try writer.write(runs, by: grafted, lent: lent.first)
         if !lent.isEmpty { try grafted.takeBack(lent) }
         try eraseGrafts(graft.ranges, runs, image)
+        try incremental?.follow(id, startTime: stat.startTime, in: trackable, scan, used: used) { grafted }
         let ended = Clock.monotonic()
         context.statistics.memdumpTime += UInt32(truncatingIfNeeded: (collected - began) / 1000)
         context.statistics.memwriteTime += UInt32(truncatingIfNeeded: (ended - collected) / 1000)
         context.statistics.pagesScanned += mm.vmas.filter(\.isPrivate).reduce(0) { $0 + $1.length / 4096 }
         context.statistics.pagesWritten += runs.pages
+        context.statistics.pagesSkippedParent += runs.count(of: PageRuns.parent)
     }
 
     private func guardRanges(_ scan: PageScan) throws -> [Range<UInt64>] {
@@ -207,7 +214,7 @@ final class ProcessDumper {
     /// Where our grafts stand there were zeros before: the image shows zeros.
     private func eraseGrafts(_ ranges: [Range<UInt64>], _ runs: PageRuns, _ image: FileDescriptor) throws {
         var offset: UInt64 = 0
-        for run in runs.runs {
+        for run in runs.runs where run.flags & PageRuns.present != 0 {
             for range in ranges where range.overlaps(run.range) {
                 let part = range.clamped(to: run.range)
                 try image.write([UInt8](repeating: 0, count: part.count), at: Int(offset + part.lowerBound - run.range.lowerBound))

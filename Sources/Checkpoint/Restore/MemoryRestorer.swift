@@ -2,6 +2,7 @@ import CLinux
 import Glibc
 import Graft
 import ImageMessages
+import Images
 import Kinds
 import Linux
 
@@ -91,16 +92,18 @@ struct MemoryRestorer {
 
     // MARK: mappings
 
-    /// What a mapping needs a descriptor for: file id and open mode; the pages image is file 0.
+    /// What a mapping needs a descriptor for: file id and open mode; pages images are file 0, the executable has mode 1.
     struct FileKey: Hashable { let id: UInt32, mode: UInt32 }
-    private static let pagesKey = FileKey(id: 0, mode: 0), executableKey = FileKey(id: 0, mode: 1)
+    private static let executableKey = FileKey(id: 0, mode: 1)
+    /// The pages images of the chain, by their index.
+    private static func pagesKey(_ index: Int) -> FileKey { FileKey(id: 0, mode: 2 + UInt32(index)) }
 
     /// Opens what the process maps and gives it to the process. Its table is empty but for the socket, so numbers are known.
     private func lendFiles(_ plan: MemoryPlan) throws -> [FileKey: Int32] {
         let images = process.images!
         var wanted: [(FileKey, FileDescriptor)] = []
         var seen = Set<FileKey>()
-        if let pages = images.pages.file { wanted.append((Self.pagesKey, pages)) }
+        for (index, pages) in images.pages.files.enumerated() { wanted.append((Self.pagesKey(index), pages.descriptor)) }
         let executable = try CheckpointError.about("restore", .task(process.pid)) {
             try PathFiles.open(try regularFile(images.mm.exeFileID), flags: UInt32(O_RDONLY), context)
         }
@@ -187,20 +190,25 @@ struct MemoryRestorer {
         try calls.flush()
         statistics.pagesRestored += wanted.reduce(0) { $0 + UInt64($1.range.count) / 4096 }
         guard !wanted.isEmpty else { return }
-        guard let number = files[Self.pagesKey] else { throw CheckpointError("restore", .image(image.name), "it is missing") }
-        var reader = PageReader(process: process.grafted, name: image.name)
         let total = wanted.reduce(0) { $0 + UInt64($1.range.count) }
-        reader.report = { [progress] in progress($0, total) }
-        try reader.read(wanted, from: number)
+        var done: UInt64 = 0
+        for (index, pages) in image.files.enumerated() {
+            guard let number = files[Self.pagesKey(index)] else { throw CheckpointError("restore", .image(pages.name), "it is missing") }
+            let mine = wanted.filter { $0.file == index }
+            var reader = PageReader(process: process.grafted, name: pages.name)
+            reader.report = { [progress, done] in progress(done + $0, total) }
+            try reader.read(mine, from: number)
+            done += mine.reduce(0) { $0 + UInt64($1.range.count) }
+        }
     }
 
     private func restoreRing(_ ring: AioRingEntry, _ files: [FileKey: Int32]) throws {
         let image = process.images!.pages
         let range = ring.id..<(ring.id &+ UInt64(ring.ringLen))
-        guard ring.ringLen > 0, ring.ringLen < 1 << 24, let run = image.runs(within: [range]).first, run.range == range, let file = image.file else {
-            throw CheckpointError("restore", .image("mm-\(process.pid).img"), "the AIO ring at 0x\(String(ring.id, radix: 16)) has no pages in \(image.name)")
+        guard ring.ringLen > 0, ring.ringLen < 1 << 24, let run = image.runs(within: [range]).first, run.range == range else {
+            throw CheckpointError("restore", .image("mm-\(process.pid).img"), "the AIO ring at 0x\(String(ring.id, radix: 16)) has no pages in the images")
         }
-        try AioRing.restore(ring, content: try file.read(Int(ring.ringLen), at: Int(run.offset)), in: process.grafted, file: files[Self.executableKey] ?? 0)
+        try AioRing.restore(ring, content: try image.files[run.file].descriptor.read(Int(ring.ringLen), at: Int(run.offset)), in: process.grafted, file: files[Self.executableKey] ?? 0)
     }
 
     /// Of inherited memory: pages that are not what the parent has. Pages that only the parent has are given up.
@@ -208,27 +216,28 @@ struct MemoryRestorer {
         _ ranges: [Range<UInt64>], _ own: PageImage, from parents: PageImage, _ calls: CallStream, _ statistics: inout RestoreStatsEntry
     ) throws -> [PageImage.Run] {
         var differing = [PageImage.Run]()
-        func add(_ range: Range<UInt64>, _ offset: UInt64) {
-            if let last = differing.last, last.range.upperBound == range.lowerBound, last.offset + UInt64(last.range.count) == offset {
+        func add(_ range: Range<UInt64>, of run: PageImage.Run) {
+            let part = run.clamped(to: range)
+            if let last = differing.last, last.range.upperBound == range.lowerBound, last.file == part.file, last.offset + UInt64(last.range.count) == part.offset {
                 differing[differing.count - 1].range = last.range.lowerBound..<range.upperBound
-            } else { differing.append(.init(range: range, offset: offset)) }
+            } else { differing.append(part) }
         }
         let mine = own.runs(within: ranges), theirs = parents.runs(within: ranges)
         for run in mine {
             var at = run.range.lowerBound
             for other in parents.runs(within: [run.range]) {
-                if other.range.lowerBound > at { add(at..<other.range.lowerBound, run.offset + at - run.range.lowerBound) }
+                if other.range.lowerBound > at { add(at..<other.range.lowerBound, of: run) }
                 let count = other.range.count / 4096
                 let start = run.offset + other.range.lowerBound - run.range.lowerBound
-                let equal = try PageComparison.equal(own.file!, at: start, parents.file!, at: other.offset, count: count)
+                let equal = try PageComparison.equal(own.files[run.file].descriptor, at: start, parents.files[other.file].descriptor, at: other.offset, count: count)
                 statistics.pagesCompared += UInt64(count)
                 for (page, same) in equal.enumerated() {
                     let address = other.range.lowerBound + UInt64(page) * 4096
-                    if same { statistics.pagesSkippedCow += 1 } else { add(address..<(address + 4096), start + UInt64(page) * 4096) }
+                    if same { statistics.pagesSkippedCow += 1 } else { add(address..<(address + 4096), of: run) }
                 }
                 at = other.range.upperBound
             }
-            if at < run.range.upperBound { add(at..<run.range.upperBound, run.offset + at - run.range.lowerBound) }
+            if at < run.range.upperBound { add(at..<run.range.upperBound, of: run) }
         }
         for run in theirs {
             var at = run.range.lowerBound

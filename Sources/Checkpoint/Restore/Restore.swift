@@ -5,6 +5,7 @@ package import ImageMessages
 import Images
 package import Kinds
 package import Linux
+import Pages
 
 /// A restore from its first to its last step. The order, with the reason for each edge:
 ///
@@ -44,7 +45,7 @@ package final class Restore {
 
     /// The plan of the tree, as `restore --plan` prints it, without making anything.
     package static func plan(_ request: Request) throws -> TreePlan {
-        let input = try RestoreInput(try ImageDirectory(request.images), directory: request.images)
+        let input = try RestoreInput(try ImageDirectory(request.images))
         return try TreePlan(input.members, shellJob: request.settings.shellJob)
     }
 
@@ -67,6 +68,7 @@ package final class Restore {
             throw error
         }
         for cleanup in restore.context.cleanup.reversed() { cleanup() }
+        if request.settings.freesPages { restore.freePages() }
         try? request.hook("post-resume", ThreadID(restore.rootPid))
         let total = (Clock.monotonic() - began) / 1000
         restore.statistics.restoreTime = UInt32(truncatingIfNeeded: total)
@@ -78,7 +80,7 @@ package final class Restore {
     private init(_ request: Request) throws {
         self.request = request
         let images = try ImageDirectory(request.images)
-        input = try RestoreInput(images, directory: request.images)
+        input = try RestoreInput(images)
         plan = try TreePlan(input.members, shellJob: request.settings.shellJob)
         try input.checkIDs(plan)
         context = RestoreContext(settings: request.settings, log: request.log, images: images, files: input.files)
@@ -326,6 +328,13 @@ package final class Restore {
         for process in all {
             for (_, task) in process.threads { task.detach() }
             process.grafted.task.detach()
+        }
+    }
+
+    /// --auto-dedup. The tree runs: whatever goes wrong costs only room on the disk.
+    private func freePages() {
+        do { for images in input.processes.values { try Dedup.free(images.pages, try context.pageChain()) } } catch {
+            request.log.warn("--auto-dedup: \(error)")
         }
     }
 

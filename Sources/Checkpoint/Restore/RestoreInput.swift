@@ -17,7 +17,7 @@ struct RestoreInput {
     let seccomp: SeccompEntry
     let cgroups: CgroupEntry?
 
-    init(_ images: ImageDirectory, directory: FileDescriptor) throws {
+    init(_ images: ImageDirectory) throws {
         // Read once, and held against each other before anything is made.
         let set = try ImageSet(images)
         try set.validate(for: ImageTarget(addressSpaceEnd: AddressSpace.end))
@@ -37,10 +37,12 @@ struct RestoreInput {
             if let first = processes.values.first, first.ids.cgroupNsID != ids.cgroupNsID {
                 throw CheckpointError("restore", .image("ids-\(pid).img"), "not all tasks were in one cgroup namespace: not supported yet")
             }
-            let pagemap = try images.pagemap(entry.pid)
+            let pages = try PageImage(set.pages, .pagemap, entry.pid)
+            if let first = pages.elsewhere.first {
+                throw CheckpointError("restore", .image("pagemap-\(pid).img"), "the page at 0x\(String(first.lowerBound, radix: 16)) is still with the machine of the dump", remedy: "not supported yet: restore --lazy-pages")
+            }
             processes[pid] = ProcessImages(
-                pstree: entry, core: core, threads: task.threads.map { (Int32(bitPattern: $0.id), $0.core) }, ids: ids, mm: mm, fs: fs,
-                pages: try PageImage(pagemap.entries, pagesID: pagemap.pagesID, directory: directory, pagemap: "pagemap-\(pid).img"))
+                pstree: entry, core: core, threads: task.threads.map { (Int32(bitPattern: $0.id), $0.core) }, ids: ids, mm: mm, fs: fs, pages: pages)
         }
         (self.members, self.processes, self.zombies) = (members, processes, zombies)
         (tables, seccomp, cgroups) = (set.descriptors, set.seccomp, set.cgroup)

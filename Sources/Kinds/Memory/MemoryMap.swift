@@ -21,6 +21,22 @@ package enum MemoryMap {
         return entries
     }
 
+    /// Private memory whose pages can be saved ahead of the dump and followed, in address order: as entries without the files behind
+    /// them. Huge pages, AIO rings and the kernel's own areas are left to the dump.
+    package static func trackable(_ mappings: [Mapping], scratch: Range<UInt64>?) -> [VmaEntry] {
+        mappings.compactMap { mapping in
+            if scratch?.lowerBound == mapping.start || mapping.shared || mapping.end > AddressSpace.end || mapping.flags.contains(.droppable) { return nil }
+            var entry = VmaEntry()
+            (entry.start, entry.end, entry.prot, entry.flags) = (mapping.start, mapping.end, UInt32(mapping.protection), mapping.imageFlags)
+            switch MappingKind(mapping) {
+            case .anonymous, .heap: entry.status = MappingStatus([.regular, .anonymousPrivate]).rawValue
+            case .file, .memfd, .anonymousShared: entry.status = MappingStatus([.regular, .filePrivate]).rawValue
+            default: return nil
+            }
+            return mapping.flags.contains(.hugetlb) ? nil : entry
+        }
+    }
+
     private static func dump(_ mapping: Mapping, of process: ThreadID, _ subject: CheckpointError.Subject, _ context: DumpContext) throws -> VmaEntry {
         var entry = VmaEntry()
         (entry.start, entry.end, entry.pgoff, entry.shmid, entry.fd) = (mapping.start, mapping.end, 0, 0, -1)

@@ -4,18 +4,23 @@ import Linux
 /// The pages of a process that go into its image, in address order.
 package struct PageRuns: Equatable, Sendable {
     /// pagemap_entry.flags, format README 9.2.
-    package static let present: UInt32 = 4, lazy: UInt32 = 2
+    package static let present: UInt32 = 4, lazy: UInt32 = 2, parent: UInt32 = 1
     package struct Run: Equatable, Sendable {
         package var range: Range<UInt64>, flags: UInt32
         /// Whether the task may read these pages itself.
         package var readable: Bool
     }
     package private(set) var runs: [Run] = []
-    package var pages: UInt64 { runs.reduce(0) { $0 + UInt64($1.range.count) / 4096 } }
+    /// Pages whose content goes into this image.
+    package var pages: UInt64 { count(of: Self.present) }
+    package func count(of flag: UInt32) -> UInt64 { runs.reduce(0) { $0 + ($1.flags & flag != 0 ? UInt64($1.range.count) / 4096 : 0) } }
 
     /// Cuts the pages that the scan found (`own`, ascending) to the private mappings; vDSO and AIO rings are taken whole.
-    package init(own: [Range<UInt64>], in mappings: [VmaEntry]) {
-        var at = 0
+    /// - Parameters:
+    ///   - unchanged: of these pages, ascending, those that the parent images have as they are.
+    ///   - postponed: whether pages that can come later are left out.
+    package init(own: [Range<UInt64>], in mappings: [VmaEntry], unchanged: [Range<UInt64>] = [], postponed: Bool = false) {
+        var at = 0, same = 0
         for mapping in mappings where mapping.isPrivate {
             let bits = mapping.statusBits
             if !bits.isDisjoint(with: [.vvar, .vsyscall]) || mapping.flags & 8 != 0 { continue }
@@ -28,7 +33,19 @@ package struct PageRuns: Equatable, Sendable {
             while at < own.count, own[at].upperBound <= mapping.start { at += 1 }
             var index = at
             while index < own.count, own[index].lowerBound < mapping.end {
-                add(max(own[index].lowerBound, mapping.start)..<min(own[index].upperBound, mapping.end), lazy ? Self.present | Self.lazy : Self.present, readable)
+                let part = max(own[index].lowerBound, mapping.start)..<min(own[index].upperBound, mapping.end)
+                let flags = !lazy ? Self.present : postponed ? Self.lazy : Self.present | Self.lazy
+                var from = part.lowerBound
+                while same < unchanged.count, unchanged[same].upperBound <= from { same += 1 }
+                var next = same
+                while next < unchanged.count, unchanged[next].lowerBound < part.upperBound {
+                    let kept = unchanged[next].clamped(to: part)
+                    if kept.lowerBound > from { add(from..<kept.lowerBound, flags, readable) }
+                    add(kept, Self.parent, readable)
+                    from = kept.upperBound
+                    next += 1
+                }
+                if from < part.upperBound { add(from..<part.upperBound, flags, readable) }
                 index += 1
             }
         }

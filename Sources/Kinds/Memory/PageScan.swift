@@ -24,6 +24,47 @@ package struct PageScan {
         return try readPagemap(range)
     }
 
+    package enum Mark: Sendable { case softDirty, writeProtection }
+
+    /// Own pages that still bear the mark of not being written: soft-dirty is clear, or write protection (of whomsoever) is in place.
+    /// - Parameter anonymous: mappings without a file, ascending. In others a page that was thrown away while it was protected leaves a
+    ///   marker (mm/memory.c, zap_install_uffd_wp_if_needed), which looks like a protected page on swap: it is none.
+    package func unwrittenPages(in range: Range<UInt64>, by mark: Mark, anonymous: [Range<UInt64>]) throws(SyscallError) -> [Range<UInt64>] {
+        let none = UInt64(CLINUX_PAGE_IS_FILE | CLINUX_PAGE_IS_PFNZERO), any = UInt64(CLINUX_PAGE_IS_PRESENT | CLINUX_PAGE_IS_SWAPPED)
+        let written = UInt64(mark == .softDirty ? CLINUX_PAGE_IS_SOFT_DIRTY : CLINUX_PAGE_IS_WRITTEN)
+        let allowed = mark == .softDirty ? 0 : UInt64(CLINUX_PAGE_IS_WPALLOWED)
+        for inverted in [none | written | UInt64(CLINUX_PAGE_IS_GUARD), none | written] {
+            do throws(SyscallError) {
+                let onSwap = UInt64(CLINUX_PAGE_IS_SWAPPED)
+                let found = try regions(range, inverted: inverted, all: inverted | allowed, any: any, telling: onSwap)
+                if mark == .softDirty { return found.map(\.range) }
+                var runs = [Range<UInt64>](), at = 0
+                for (range, categories) in found {
+                    if categories & onSwap == 0 { runs.append(range); continue }
+                    while at < anonymous.count, anonymous[at].upperBound <= range.lowerBound { at += 1 }
+                    var index = at
+                    while index < anonymous.count, anonymous[index].lowerBound < range.upperBound {
+                        runs.append(anonymous[index].clamped(to: range))
+                        index += 1
+                    }
+                }
+                return runs
+            } catch { guard error.errno == Errno(ENOTTY) || error.errno == Errno(EINVAL) else { throw error } }
+        }
+        return mark == .softDirty ? try readPagemap(range, onlyClean: true) : []
+    }
+
+    /// Write-protects the own pages of a range that is registered with a userfaultfd for that, as far as they are not protected.
+    package func protect(_ range: Range<UInt64>) throws(SyscallError) {
+        let none = UInt64(CLINUX_PAGE_IS_FILE | CLINUX_PAGE_IS_PFNZERO), any = UInt64(CLINUX_PAGE_IS_PRESENT | CLINUX_PAGE_IS_SWAPPED)
+        for inverted in [none | UInt64(CLINUX_PAGE_IS_GUARD), none] {
+            do throws(SyscallError) {
+                _ = try scan(range, inverted: inverted, all: inverted | UInt64(CLINUX_PAGE_IS_WRITTEN), any: any, flags: 1 /* PM_SCAN_WP_MATCHING */)
+                return
+            } catch { guard error.errno == Errno(EINVAL), inverted != none else { throw error } }
+        }
+    }
+
     /// Ranges under madvise(MADV_GUARD_INSTALL), Linux 6.15; none where the kernel can't tell.
     package func guardRanges(in range: Range<UInt64>) throws(SyscallError) -> [Range<UInt64>] {
         let category = UInt64(CLINUX_PAGE_IS_GUARD)
@@ -34,15 +75,23 @@ package struct PageScan {
         }
     }
 
+    private func scan(_ range: Range<UInt64>, inverted: UInt64, all: UInt64, any: UInt64, flags: UInt64 = 0) throws(SyscallError) -> [Range<UInt64>] {
+        try regions(range, inverted: inverted, all: all, any: any, flags: flags).map(\.range)
+    }
+
     /// ioctl(PAGEMAP_SCAN), Documentation/admin-guide/mm/pagemap.rst.
-    private func scan(_ range: Range<UInt64>, inverted: UInt64, all: UInt64, any: UInt64) throws(SyscallError) -> [Range<UInt64>] {
-        var runs = [Range<UInt64>]()
+    /// - Parameter categories: of each region, as far as `telling` asks for them.
+    private func regions(
+        _ range: Range<UInt64>, inverted: UInt64, all: UInt64, any: UInt64, telling: UInt64 = 0, flags: UInt64 = 0
+    ) throws(SyscallError) -> [(range: Range<UInt64>, categories: UInt64)] {
+        var runs = [(range: Range<UInt64>, categories: UInt64)]()
         var regions = [clinux_page_region](repeating: clinux_page_region(), count: 2048)
         var start = range.lowerBound
         while start < range.upperBound {
             var request = clinux_pm_scan_arg()
             request.size = UInt64(MemoryLayout<clinux_pm_scan_arg>.size)
-            (request.start, request.end) = (start, range.upperBound)
+            (request.start, request.end, request.flags) = (start, range.upperBound, flags)
+            request.return_mask = telling
             (request.category_inverted, request.category_mask, request.category_anyof_mask) = (inverted, all, any)
             let number = pagemap.number
             let capacity = regions.count
@@ -54,10 +103,10 @@ package struct PageScan {
             if found < 0 { throw SyscallError("ioctl(PAGEMAP_SCAN)", .task(process), Int32(-found)) }
             for region in regions[..<found] {
                 // A full vector may end with walk_end before regions that were given already (seen on 6.18): they come twice.
-                let from = max(region.start, runs.last?.upperBound ?? 0)
+                let from = max(region.start, runs.last?.range.upperBound ?? 0)
                 if from >= region.end { continue }
-                if let last = runs.last, last.upperBound == from { runs[runs.count - 1] = last.lowerBound..<region.end }
-                else { runs.append(from..<region.end) }
+                if let last = runs.last, last.range.upperBound == from, last.categories == region.categories { runs[runs.count - 1].range = last.range.lowerBound..<region.end }
+                else { runs.append((from..<region.end, region.categories)) }
             }
             if request.walk_end <= start { break }
             start = request.walk_end
@@ -65,8 +114,8 @@ package struct PageScan {
         return runs
     }
 
-    /// One 64-bit word a page: bit 63 present, 62 swapped, 61 of a file or shared.
-    private func readPagemap(_ range: Range<UInt64>) throws(SyscallError) -> [Range<UInt64>] {
+    /// One 64-bit word a page: bit 63 present, 62 swapped, 61 of a file or shared, 55 soft-dirty.
+    private func readPagemap(_ range: Range<UInt64>, onlyClean: Bool = false) throws(SyscallError) -> [Range<UInt64>] {
         var runs = [Range<UInt64>]()
         var page = range.lowerBound / 4096
         let last = range.upperBound / 4096
@@ -76,7 +125,7 @@ package struct PageScan {
             if bytes.isEmpty { break }
             for index in 0..<(bytes.count / 8) {
                 let top = bytes[index * 8 + 7]
-                guard top & 0xc0 != 0, top & 0x20 == 0 else { continue }
+                guard top & 0xc0 != 0, top & 0x20 == 0, !onlyClean || bytes[index * 8 + 6] & 0x80 == 0 else { continue }
                 let start = (page + UInt64(index)) * 4096
                 if let run = runs.last, run.upperBound == start { runs[runs.count - 1] = run.lowerBound..<(start + 4096) }
                 else { runs.append(start..<(start + 4096)) }

@@ -19,7 +19,7 @@ package struct PageWriter {
     package func write(_ runs: PageRuns, by grafted: GraftedTask, lent: Int32?) throws {
         var offset: UInt64 = 0
         var pending = [(range: Range<UInt64>, offset: UInt64)]()
-        for run in runs.runs {
+        for run in runs.runs where run.flags & PageRuns.present != 0 {
             if run.readable, lent != nil { pending.append((run.range, offset)) } else { try copy(run.range, to: offset) }
             offset += UInt64(run.range.count)
         }

@@ -1,0 +1,24 @@
+package import Images
+package import ImageMessages
+package import Linux
+
+/// Whose pages: a process's private memory, or a shared segment's.
+package enum PageSubject: Hashable, Sendable {
+    case task(UInt32), segment(UInt64)
+    package var number: UInt64 {
+        switch self {
+        case .task(let pid): UInt64(pid)
+        case .segment(let id): id
+        }
+    }
+    package var file: ImageFile<PagemapEntry> { if case .task = self { .pagemap } else { .sharedPagemap } }
+}
+
+/// Takes the pages of a dump in place of the image directory: a page server.
+package protocol PageReceiver: AnyObject {
+    /// Begins the pages of a subject. Answers whether the receiver has pages of it from the dump before.
+    func open(_ subject: PageSubject) throws -> Bool
+    /// The next pages, ascending. With PRESENT among the flags exactly their content must be written to `stream` before the next call.
+    func add(_ range: Range<UInt64>, flags: UInt32) throws
+    var stream: FileDescriptor { get }
+}

@@ -1,0 +1,103 @@
+import Glibc
+package import Graft
+package import ImageMessages
+package import Images
+package import Kinds
+package import Linux
+
+/// What a dump takes from the one before it, and leaves for the one after it.
+package final class Incremental {
+    /// The directory of --prev-images-dir and its parents.
+    package let parent: PageChain?
+    /// Names this dump (dump_criu_run_id).
+    package let run: String
+    /// --track-mem: pages written from now on are told from the others in the next dump.
+    package let tracks: Bool
+    private let parentRun: String
+    private let root: ThreadID, log: Log
+    private let softDirty: Bool
+    private var trackers: [ThreadID: MemoryTracker] = [:]
+
+    /// - Parameter previous: as given; relative to the image directory, in which it becomes the link `parent`.
+    package init(root: ThreadID, previous: String?, tracks: Bool, run: String, images: FileDescriptor, _ log: Log) throws {
+        (self.root, self.tracks, self.run, self.log) = (root, tracks, run, log)
+        var chain: PageChain?, before = ""
+        if let previous {
+            let opened = try CheckpointError.about("use", .object("--prev-images-dir \(previous)"), remedy: "give the directory of an earlier dump, as seen from the directory of -D") {
+                try FileDescriptor.open(previous, O_RDONLY | O_DIRECTORY, at: images.number)
+            }
+            try Self.link(previous, in: images)
+            chain = try PageChain(try ImageDirectory(opened))
+            let inventory = try? chain?.directories.first?.single("inventory.img", InventoryEntry.self)
+            before = inventory?.dumpCriuRunID ?? ""
+        }
+        (parent, parentRun) = (chain, before)
+        softDirty = (tracks || chain != nil) && KernelProbe.softDirty
+        guard tracks || chain != nil else { return }
+        for tracker in TrackerKeeper.take(root: root, log) { trackers[tracker.process] = tracker }
+        if chain != nil, before.isEmpty || !trackers.values.contains(where: { $0.since == before }) {
+            log.warn("Memory was not tracked since \(previous ?? ""): every page is saved again")
+        }
+    }
+
+    /// The link `parent` of a directory, replacing an older one.
+    package static func link(_ target: String, in images: FileDescriptor) throws {
+        try CheckpointError.about("write", .image("parent")) {
+            if (try? Files.link("parent", at: images.number)) != nil { try Files.unlink("parent", at: images.number) }
+            try Files.makeLink("parent", to: target, in: images.number)
+        }
+    }
+
+    /// Pages of a stopped process that an earlier directory has as they are now.
+    /// - Parameters:
+    ///   - mappings: its mappings that can be tracked.
+    ///   - isRemote: the pages of the earlier dump are with a page server, which has pages for this process; nil: they are here.
+    package func unchanged(of process: ThreadID, startTime: UInt64, in mappings: [VmaEntry], _ scan: PageScan, remote: Bool?) throws -> [Range<UInt64>] {
+        guard let parent, let tracker = trackers[process], tracker.startTime == startTime, !parentRun.isEmpty, tracker.since == parentRun else { return [] }
+        let same: [Range<UInt64>]
+        do throws(SyscallError) { same = try tracker.unchanged(mappings, scan) } catch {
+            log.warn("task \(process): what changed can't be told, every page is saved: \(error)")
+            return []
+        }
+        // With a page server nothing of the earlier pages is here; every page that was there and tracked was sent.
+        if let remote { return remote ? same : [] }
+        guard let newest = parent.directories.first, newest.exists(.pagemap, process.rawValue) else { return [] }
+        let saved = try parent.extents(of: .pagemap, process.rawValue).filter { $0.source != .lazy }.map { $0.address..<($0.address + $0.pages * parent.pageSize) }
+        return MemoryTracker.common(same, saved)
+    }
+
+    /// Whether `follow` needs the process to be in a graft: it has no tracker yet.
+    package func needsGraft(_ process: ThreadID, startTime: UInt64) -> Bool {
+        tracks && (trackers[process].map { $0.startTime != startTime } ?? true)
+    }
+
+    /// From here on writes of a stopped process are noticed. A process that can't be followed is one whose pages are all saved
+    /// again: no reason for a dump to fail.
+    package func follow(_ process: ThreadID, startTime: UInt64, in mappings: [VmaEntry], _ scan: PageScan, used: [Int32], graft: () throws -> GraftedTask) throws {
+        guard tracks else { return }
+        if trackers[process]?.startTime != startTime { trackers[process] = nil }
+        do {
+            if let known = trackers[process], try known.begin(mappings, scan, run: run) { return }
+            let tracker = try MemoryTracker.make(in: try graft(), startTime: startTime, used: used, softDirty: softDirty)
+            trackers[process] = try tracker.begin(mappings, scan, run: run) ? tracker : nil
+        } catch let error as SyscallError {
+            trackers[process] = nil
+            log.warn("task \(process): its memory can't be tracked, the next dump saves every page: \(error)")
+        }
+    }
+
+    /// Pages that were to be saved and could not be read any more.
+    package func forget(_ range: Range<UInt64>, of process: ThreadID) { trackers[process]?.forget(range) }
+
+    /// Leaves the trackers to a keeper. After a dump that failed they are good only for the dump before it.
+    /// - Parameter running: whether the tree lives on.
+    package func finish(succeeded: Bool) {
+        if !succeeded { for tracker in trackers.values where tracker.since == run { tracker.invalidate() } }
+        let kept = trackers.values.filter { !$0.since.isEmpty }.sorted { $0.process < $1.process }
+        trackers = [:]
+        do throws(SyscallError) { try TrackerKeeper.give(kept, root: root) } catch {
+            log.warn("memory is not tracked any more, the next dump saves every page: \(error)")
+        }
+    }
+}
+@available(*, unavailable) extension Incremental: Sendable {}

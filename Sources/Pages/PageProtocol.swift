@@ -1,0 +1,131 @@
+package import Kinds
+package import Linux
+
+/// What goes between a dump, a page server and a lazy-pages daemon (format README, 10).
+package struct PageRequest: Equatable, Sendable {
+    package enum Command: UInt16, Sendable {
+        case add = 1, hole = 2, open = 3, openWithAnswer = 4, parent = 5, addWithFlags = 6, get = 7, close = 0x1023, forceClose = 0x1024
+    }
+    package static let size = 32
+
+    package var command: Command
+    /// pagemap_entry.flags.
+    package var flags: UInt16 = 0
+    package var pages: UInt64 = 0
+    /// An address, or the offset in a segment.
+    package var address: UInt64 = 0
+    /// (id << 8) | type; of GET the bare pid.
+    package var subject: UInt64 = 0
+
+    package init(_ command: Command, flags: UInt16 = 0, pages: UInt64 = 0, address: UInt64 = 0, subject: UInt64 = 0) {
+        (self.command, self.flags, self.pages, self.address, self.subject) = (command, flags, pages, address, subject)
+    }
+
+    /// Nil for what is no request.
+    package init?(_ bytes: [UInt8]) {
+        guard bytes.count == Self.size else { return nil }
+        func word(_ at: Int) -> UInt64 { (0..<8).reduce(0) { $0 | UInt64(bytes[at + $1]) << (8 * $1) } }
+        guard let command = Command(rawValue: UInt16(truncatingIfNeeded: word(0))) else { return nil }
+        self.init(command, flags: UInt16(truncatingIfNeeded: word(0) >> 16), pages: word(8), address: word(16), subject: word(24))
+    }
+
+    package var bytes: [UInt8] {
+        [UInt64(command.rawValue) | UInt64(flags) << 16, pages, address, subject].flatMap { word in (0..<8).map { UInt8(truncatingIfNeeded: word >> (8 * $0)) } }
+    }
+
+    /// Bytes of memory it speaks of; nil where they are no pages of an address space or of a file.
+    package var range: Range<UInt64>? {
+        let (length, tooMany) = pages.multipliedReportingOverflow(by: 4096)
+        let (end, pastEnd) = address.addingReportingOverflow(length)
+        guard !tooMany, !pastEnd, end <= UInt64(Int64.max), address % 4096 == 0 else { return nil }
+        return address..<end
+    }
+}
+
+extension PageSubject {
+    /// As dst_id says it.
+    package var wireNumber: UInt64 {
+        switch self {
+        case .task(let pid): UInt64(pid) << 8 | 1
+        case .segment(let id): id << 8 | 2
+        }
+    }
+    /// Also with the type codes of older versions.
+    package init?(wireNumber: UInt64) {
+        let id = wireNumber >> 8
+        switch wireNumber & 0xff {
+        case 1, 10, 11, 16, 17:
+            guard let pid = UInt32(exactly: id), pid > 0, pid <= 4 << 20 else { return nil }
+            self = .task(pid)
+        case 2, 27, 28, 29, 32, 33, 34: self = .segment(id)
+        default: return nil
+        }
+    }
+}
+
+/// A connection on which requests and pages go.
+package struct PageConnection: Sendable {
+    package let socket: FileDescriptor
+    package init(_ socket: FileDescriptor) { self.socket = socket }
+
+    package func send(_ request: PageRequest) throws(SyscallError) { try socket.write(request.bytes) }
+
+    /// Exactly `count` bytes; nil when the other end closed before the first, an error when it did later.
+    package func receive(_ count: Int) throws(SyscallError) -> [UInt8]? {
+        var bytes = [UInt8]()
+        while bytes.count < count {
+            let more = try socket.read(count - bytes.count)
+            if more.isEmpty {
+                if bytes.isEmpty { return nil }
+                throw SyscallError("read", .fd(socket.number), 104 /* ECONNRESET */)
+            }
+            bytes += more
+        }
+        return bytes
+    }
+    package func receiveNumber() throws(SyscallError) -> Int32? {
+        try receive(4).map { bytes in Int32(bitPattern: (0..<4).reduce(0) { $0 | UInt32(bytes[$1]) << (8 * $1) }) }
+    }
+    package func send(number: Int32) throws(SyscallError) { try socket.write((0..<4).map { UInt8(truncatingIfNeeded: number >> (8 * $0)) }) }
+}
+
+/// Where a page server is, or is to listen.
+package enum PageServerPlace: Sendable {
+    case address(String?, port: UInt16)
+    /// --ps-socket: a connected socket of our caller's.
+    case socket(Int32)
+
+    package var isHandedOver: Bool { if case .socket = self { true } else { false } }
+
+    package func connect() throws -> PageConnection {
+        switch self {
+        case .socket(let number): return PageConnection(FileDescriptor(owning: number))
+        case .address(let host, let port):
+            let name = "page server \(host ?? "127.0.0.1") port \(port)"
+            guard let address = SocketAddress(numeric: host ?? "127.0.0.1", port: port) else {
+                throw CheckpointError("connect to", .object(name), "\"\(host ?? "")\" is no IP address", remedy: "--address in numbers: 192.0.2.1 or 2001:db8::1")
+            }
+            return try CheckpointError.about("connect to", .object(name), remedy: "start stasis page-server there first") {
+                let socket = try FileDescriptor.socket(Int32(address.family), 1)
+                try socket.connect(address)
+                try socket.setOption(1, level: 6 /* IPPROTO_TCP, TCP_NODELAY */, to: Int32(1))
+                return PageConnection(socket)
+            }
+        }
+    }
+
+    /// Listens; the port is the one asked for, or a free one for 0.
+    package func listen() throws -> (FileDescriptor, port: UInt16) {
+        guard case .address(let host, let port) = self else { preconditionFailure("a connected socket does not listen") }
+        guard let address = SocketAddress(numeric: host ?? "0.0.0.0", port: port) else {
+            throw CheckpointError("listen on", .object("address \(host ?? "")"), "it is no IP address", remedy: "--address in numbers: 192.0.2.1 or 2001:db8::1")
+        }
+        return try CheckpointError.about("listen on", .object("\(host ?? "0.0.0.0") port \(port)"), remedy: "another --port, or 0 for a free one") {
+            let socket = try FileDescriptor.socket(Int32(address.family), 1)
+            try socket.setOption(SocketOption.reuseAddress, to: Int32(1))
+            try socket.bind(address)
+            try socket.listen(1)
+            return (socket, try socket.localAddress().port ?? port)
+        }
+    }
+}

@@ -1,0 +1,187 @@
+import Glibc
+import ImageMessages
+package import Images
+import Kinds
+package import Linux
+
+/// Serves one connection: takes the pages of a dump into an image directory, or gives pages to a lazy-pages daemon (format README, 10).
+/// Everything that comes in is checked before it is believed; a connection that breaks off leaves no images.
+package final class PageServer {
+    private let connection: PageConnection
+    private let images: FileDescriptor
+    private let chain: PageChain?
+    private let frees: Bool
+    private let source: (any PageSource)?
+    private let log: Log
+    private let buffer = PageBuffer()
+
+    private var nextPagesID: UInt32 = 0x10001
+    private var files: [PageSubject: Incoming] = [:]
+    private var current: PageSubject?
+    private var names: [String] = []
+
+    /// The images of one subject while they come in.
+    private final class Incoming {
+        let writer: ImageWriter, pages: FileDescriptor, name: String
+        var written: UInt64 = 0, end: UInt64 = 0, isClosed = false
+        init(_ writer: ImageWriter, _ pages: FileDescriptor, _ name: String) { (self.writer, self.pages, self.name) = (writer, pages, name) }
+    }
+
+    /// - Parameters:
+    ///   - frees: --auto-dedup: pages that come again are freed in the parent directories.
+    ///   - source: where pages that are asked for are; nil: nowhere.
+    package init(_ connection: PageConnection, images: FileDescriptor, frees: Bool = false, source: (any PageSource)? = nil, _ log: Log) throws {
+        (self.connection, self.images, self.frees, self.source, self.log) = (connection, images, frees, source, log)
+        chain = source == nil ? try PageChain(try ImageDirectory(images)) : nil
+    }
+
+    private func refused(_ cause: String) -> CheckpointError { CheckpointError("serve", .object("the connection"), cause) }
+
+    /// - Returns: whether the other end said that it is done.
+    @discardableResult
+    package func serve() throws -> Bool {
+        do {
+            while let bytes = try connection.receive(PageRequest.size) {
+                guard let request = PageRequest(bytes) else { throw refused("what came is no request of a page server: \(bytes.prefix(4).map { String($0, radix: 16) })") }
+                switch request.command {
+                case .open, .openWithAnswer: try open(request)
+                case .parent: try connection.send(number: hasParent(try subject(request)) ? 1 : 0)
+                case .add: try add(request, flags: PageRuns.present)
+                case .hole: try add(request, flags: PageRuns.parent)
+                case .addWithFlags: try add(request, flags: UInt32(request.flags))
+                case .get: try give(request)
+                case .close, .forceClose:
+                    try finish()
+                    try connection.send(number: 0)
+                    // As CRIU does: whoever connected closes first.
+                    if request.command == .close { _ = try? connection.socket.read(1) }
+                    return true
+                }
+            }
+            if !files.isEmpty { throw refused("it ended before the dump was done") }
+            return false
+        } catch {
+            for name in names { try? Files.unlink(name, at: images.number) }
+            throw error
+        }
+    }
+
+    private func subject(_ request: PageRequest) throws -> PageSubject {
+        guard let subject = PageSubject(wireNumber: request.subject) else { throw refused("0x\(String(request.subject, radix: 16)) names no task and no segment") }
+        return subject
+    }
+
+    private func hasParent(_ subject: PageSubject) -> Bool {
+        guard let chain, chain.directories.count > 1 else { return false }
+        return chain.directories[1].exists(subject.file, subject.number)
+    }
+
+    private func open(_ request: PageRequest) throws {
+        let subject = try subject(request)
+        guard files[subject] == nil else { throw refused("the pages of \(subject) come twice") }
+        let name = subject.file.name(subject.number), pages = "pages-\(nextPagesID).img"
+        var head = PagemapHead()
+        head.pagesID = nextPagesID
+        nextPagesID += 1
+        try CheckpointError.about("write", .image(name)) {
+            let writer = try ImageWriter(directory: images, name: name)
+            names += [name, pages]
+            try writer.append(head)
+            files[subject] = Incoming(writer, try FileDescriptor.open(pages, O_RDWR | O_CREAT | O_TRUNC, mode: 0o644, at: images.number), pages)
+        }
+        if let before = current { try close(before) }
+        current = subject
+        if request.command == .openWithAnswer { try connection.socket.write([hasParent(subject) ? 1 : 0]) }
+    }
+
+    private func close(_ subject: PageSubject) throws {
+        guard let file = files[subject], !file.isClosed else { return }
+        file.isClosed = true
+        try CheckpointError.about("write", .image(subject.file.name(subject.number))) { try file.writer.finish(sync: false) }
+    }
+
+    private func add(_ request: PageRequest, flags: UInt32) throws {
+        let subject = try subject(request)
+        guard let file = files[subject], !file.isClosed else { throw refused("pages of \(subject) come before it was opened") }
+        guard flags & ~7 == 0, flags != 0 else { throw refused("the flags 0x\(String(flags, radix: 16)) are unknown") }
+        guard let range = request.range, range.lowerBound >= file.end else {
+            throw refused("\(request.pages) pages at 0x\(String(request.address, radix: 16)) of \(subject) are out of order or range")
+        }
+        file.end = range.upperBound
+        if range.isEmpty { return }
+        var entry = PagemapEntry()
+        (entry.vaddr, entry.compatNrPages, entry.flags, entry.nrPages) = (range.lowerBound, 0, flags, request.pages)
+        try file.writer.append(entry)
+        guard flags & PageRuns.present != 0 else { return }
+        var left = UInt64(range.count)
+        while left > 0 {
+            guard try buffer.receive(Int(min(left, UInt64(PageBuffer.capacity))), from: connection.socket) else { throw refused("it ended within the pages of \(subject)") }
+            try CheckpointError.about("write", .image(file.name), remedy: "free space there") { try buffer.write(to: file.pages, at: file.written) }
+            file.written += UInt64(buffer.count)
+            left -= UInt64(buffer.count)
+        }
+    }
+
+    private func finish() throws {
+        for subject in files.keys { try close(subject) }
+        guard !files.isEmpty else { return }
+        try CheckpointError.about("write", .object("the images"), remedy: "free space there") {
+            _ = try Syscall.call("syncfs", 306, Int(images.number), on: .fd(images.number))
+        }
+        if frees { try Dedup.run(try PageChain(try ImageDirectory(images)), newestOnly: true) }
+        log.info("took the pages of \(files.count) tasks and segments")
+        files = [:]
+        names = []
+    }
+
+    /// As many pages as lie together from the one that is asked for.
+    private func give(_ request: PageRequest) throws {
+        guard let source else { throw refused("pages are asked for, but this server only takes them") }
+        guard let task = UInt32(exactly: request.subject), let range = request.range, !range.isEmpty else {
+            throw refused("\(request.pages) pages at 0x\(String(request.address, radix: 16)) of task \(request.subject) can't be given")
+        }
+        let count = try source.read(range, of: task, into: buffer)
+        guard count > 0 else { throw refused("the page at 0x\(String(range.lowerBound, radix: 16)) of task \(task) is not here") }
+        try connection.send(PageRequest(.addWithFlags, flags: UInt16(PageRuns.present), pages: UInt64(count) / 4096, address: range.lowerBound, subject: request.subject))
+        try buffer.write(to: connection.socket)
+    }
+}
+
+/// Where pages of tasks are, to be given to whoever restores them.
+package protocol PageSource: AnyObject {
+    /// Reads pages from the beginning of `range` into `buffer`, as many as are at hand in one piece, and at most its capacity. Returns bytes.
+    func read(_ range: Range<UInt64>, of task: UInt32, into buffer: PageBuffer) throws -> Int
+}
+
+/// Pages in the images of a directory and its parents.
+package final class ImagePageSource: PageSource {
+    private let chain: PageChain
+    private var known: [UInt32: PageImage] = [:]
+    package init(_ chain: PageChain) { self.chain = chain }
+
+    package func read(_ range: Range<UInt64>, of task: UInt32, into buffer: PageBuffer) throws -> Int {
+        let image = try known[task] ?? PageImage(chain, .pagemap, task)
+        known[task] = image
+        guard let run = image.runs(within: [range]).first, run.range.lowerBound == range.lowerBound else { return 0 }
+        let file = image.files[run.file]
+        let got = buffer.read(from: file.descriptor, at: run.offset, run.range.count)
+        guard got > 0, got % 4096 == 0 else { throw CheckpointError("read", .image(file.name), "its pages can't be read") }
+        return got
+    }
+}
+
+/// Pages of processes that stand still after a lazy dump.
+package final class FrozenPageSource: PageSource {
+    private let pages: [UInt32: [Range<UInt64>]]
+    /// - Parameter pages: by process, ascending, what was not saved.
+    package init(_ pages: [UInt32: [Range<UInt64>]]) { self.pages = pages }
+
+    package func read(_ range: Range<UInt64>, of task: UInt32, into buffer: PageBuffer) throws -> Int {
+        guard let run = (pages[task] ?? []).first(where: { $0.contains(range.lowerBound) }) else { return 0 }
+        let part = range.lowerBound..<min(range.upperBound, run.upperBound)
+        let got = buffer.read(part, of: ThreadID(Int32(bitPattern: task)))
+        if got > 0 { return got }
+        let memory = try FileDescriptor.open("/proc/\(task)/mem", O_RDONLY)
+        return buffer.inspect(part.lowerBound..<(part.lowerBound + 4096), memory)
+    }
+}

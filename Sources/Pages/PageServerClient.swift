@@ -1,0 +1,45 @@
+package import Kinds
+package import Linux
+
+/// A dump's end of the connection to a page server.
+package final class PageServerClient: PageReceiver {
+    private let connection: PageConnection
+    private let isHandedOver: Bool
+    private var current: PageSubject?
+    package var stream: FileDescriptor { connection.socket }
+
+    package init(_ place: PageServerPlace) throws {
+        connection = try place.connect()
+        isHandedOver = place.isHandedOver
+    }
+
+    private func talk<Value>(_ body: () throws -> Value) throws -> Value {
+        try CheckpointError.about("send pages to", .object("the page server"), remedy: "see the page server's log; the tree goes on here", body)
+    }
+
+    package func open(_ subject: PageSubject) throws -> Bool {
+        try talk {
+            current = subject
+            try connection.send(PageRequest(.openWithAnswer, subject: subject.wireNumber))
+            guard let answer = try connection.receive(1) else { throw SyscallError("read", .fd(stream.number), 104 /* ECONNRESET */) }
+            return answer[0] != 0
+        }
+    }
+
+    package func add(_ range: Range<UInt64>, flags: UInt32) throws {
+        guard let current else { preconditionFailure("pages before open") }
+        try talk {
+            try connection.send(PageRequest(
+                .addWithFlags, flags: UInt16(flags), pages: UInt64(range.count) / 4096, address: range.lowerBound, subject: current.wireNumber))
+        }
+    }
+
+    /// Ends; everything is with the server, on its disk, when this returns.
+    package func finish() throws {
+        try talk {
+            try connection.send(PageRequest(isHandedOver ? .forceClose : .close))
+            guard let status = try connection.receiveNumber() else { throw SyscallError("read", .fd(stream.number), 104 /* ECONNRESET */) }
+            guard status == 0 else { throw CheckpointError("send pages to", .object("the page server"), "it could not write all of them (\(status))") }
+        }
+    }
+}
