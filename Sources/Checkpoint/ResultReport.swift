@@ -1,4 +1,5 @@
 package import ImageMessages
+package import Kinds
 
 /// What a command did, for `--json` (one object on one line) and `--display-stats` (CRIU's words).
 package enum ResultReport {
@@ -56,6 +57,26 @@ package enum ResultReport {
             .init("command", .string(command)), .init("ok", .bool(true)), .init("root", .number(root)), .init("images", .string(images)),
             .init("processes", .number(processes)), .init("threads", .number(threads)),
         ] + more)
+    }
+
+    package static func success(_ command: String, images: String) -> JSON {
+        .object([.init("command", .string(command)), .init("ok", .bool(true)), .init("images", .string(images))])
+    }
+
+    /// `cpuinfo check`: what CRIU's rules refuse, and what they leave out.
+    package static func processor(_ comparison: ProcessorComparison) -> JSON {
+        func list(_ findings: [ProcessorComparison.Finding]) -> JSON {
+            .array(findings.map { finding in
+                .object([
+                    .init("rule", .string(finding.rule.rawValue)), .init("text", .string(finding.text)),
+                    .init("features", .array(finding.features.map { .string("\($0)") })),
+                ])
+            })
+        }
+        return .object([
+            .init("command", .string("cpuinfo check")), .init("ok", .bool(comparison.refusals.isEmpty)),
+            .init("refusals", list(comparison.refusals)), .init("warnings", list(comparison.warnings)),
+        ])
     }
 
     package static func failure(_ failure: Failure, command: String?) -> JSON {

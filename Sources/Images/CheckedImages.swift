@@ -7,7 +7,6 @@ extension ImageDirectory {
         guard entry.imgVersion != 0 else {
             throw ImageError("inventory.img", field: "img_version", "this is a pre-dump: it serves as the parent of a dump and can't be restored by itself", remedy: "restore the dump that was made after it")
         }
-        guard !entry.stasis.checkOnly else { throw ImageError("inventory.img", field: "stasis.check_only", "these images were written by a check and can't be restored") }
         guard entry.imgVersion == 1 || entry.imgVersion == 2 else { throw ImageError("inventory.img", field: "img_version", "version \(entry.imgVersion) can't be restored") }
         guard entry.fdinfoPerID else { throw ImageError("inventory.img", field: "fdinfo_per_id", "the images are too old") }
         guard entry.hasRootIds else { throw ImageError("inventory.img", field: "root_ids", "it is missing") }

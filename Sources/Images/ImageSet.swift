@@ -56,7 +56,7 @@ public struct ImageSet: Sendable {
     public init(_ directory: ImageDirectory, pageSize: UInt64 = 4096) throws(ImageError) {
         self.directory = directory
         inventory = try directory.inventory()
-        pages = try PageChain(directory, pageSize: pageSize)
+        pages = try PageChain(directory, pageSize: pageSize, isWithoutContent: inventory.stasis.checkOnly)
         var tasks: [TaskImages] = []
         var descriptors: [UInt32: [FdinfoEntry]] = [:]
         for process in try directory.pstree() {

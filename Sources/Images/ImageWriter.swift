@@ -19,6 +19,12 @@ public final class ImageWriter {
         } catch { throw ImageError(name, "it can't be created", error) }
     }
 
+    /// Writes to an open file, such as /dev/null.
+    public init(to file: FileDescriptor, name: String) throws(ImageError) {
+        guard let kind = ImageKind.named(name)?.kind else { throw ImageError(name, "this is no image's name") }
+        (self.name, self.file, buffer) = (name, file, kind.magic.bytes)
+    }
+
     public func append(_ message: some Message) throws(ImageError) { try appendRaw(Self.frame(message, file: name)) }
 
     public func appendRaw(_ bytes: [UInt8]) throws(ImageError) {

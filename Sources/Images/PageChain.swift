@@ -22,8 +22,11 @@ public struct PageChain: Sendable {
     /// Newest first.
     public let directories: [ImageDirectory]
     public let pageSize: UInt64
+    /// Of a dump that only checked: there are no pages files.
+    public let isWithoutContent: Bool
 
-    public init(_ newest: ImageDirectory, pageSize: UInt64 = 4096) throws(ImageError) {
+    public init(_ newest: ImageDirectory, pageSize: UInt64 = 4096, isWithoutContent: Bool = false) throws(ImageError) {
+        self.isWithoutContent = isWithoutContent
         var directories = [newest]
         var met: Set<[UInt64]> = [try newest.identity()]
         while let parent = try directories[directories.count - 1].parent() {
@@ -43,7 +46,7 @@ public struct PageChain: Sendable {
         for directory in directories {
             guard pagemaps.isEmpty || directory.exists(file, number) else { break }
             let pagemap = try directory.checkedPagemap(file, number, pageSize: pageSize)
-            try directory.checkPagesFile(of: pagemap)
+            if !isWithoutContent { try directory.checkPagesFile(of: pagemap) }
             pagemaps.append(pagemap)
             if !pagemap.runs.contains(where: { $0.flags.isDisjoint(with: [.present]) && $0.flags.contains(.parent) }) { break }
         }
@@ -124,7 +127,7 @@ public struct PageImage: Sendable {
             }
             if extent.mayBeLazy { Self.join(range, to: &mayBeLazy) }
             let index: Int
-            if let known = files.firstIndex(where: { $0.level == level && $0.name == name }) { index = known } else {
+            if chain.isWithoutContent { index = 0 } else if let known = files.firstIndex(where: { $0.level == level && $0.name == name }) { index = known } else {
                 index = files.count
                 files.append(File(name: name, descriptor: try chain.directories[level].open(name), level: level))
             }
@@ -137,6 +140,9 @@ public struct PageImage: Sendable {
     private static func join(_ range: Range<UInt64>, to list: inout [Range<UInt64>]) {
         if let last = list.last, last.upperBound == range.lowerBound { list[list.count - 1] = last.lowerBound..<range.upperBound } else { list.append(range) }
     }
+
+    /// How much memory they fill.
+    public var bytes: UInt64 { runs.reduce(0) { $0 + UInt64($1.range.count) } }
 
     /// The runs within `ranges` (ascending), cut to them.
     public func runs(within ranges: [Range<UInt64>]) -> [Run] {

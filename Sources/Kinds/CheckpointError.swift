@@ -26,11 +26,13 @@ package struct CheckpointError: Error, CustomStringConvertible, Sendable {
     /// The first cause, in words or as the error below.
     package let cause: String
     package let remedy: String?
+    /// The option with which it would work: "--file-locks", "--ghost-limit 2097152". `explain` makes a command line of them.
+    package let option: String?
     /// The system call's error number, where one was the cause.
     package let errno: Errno?
 
-    package init(_ action: String, _ subject: Subject, _ cause: String, remedy: String? = nil, errno: Errno? = nil) {
-        (self.action, self.subject, self.cause, self.remedy, self.errno) = (action, subject, cause, remedy, errno)
+    package init(_ action: String, _ subject: Subject, _ cause: String, remedy: String? = nil, option: String? = nil, errno: Errno? = nil) {
+        (self.action, self.subject, self.cause, self.remedy, self.option, self.errno) = (action, subject, cause, remedy, option, errno)
     }
     package var description: String { "cannot \(action) \(subject): \(cause)" + (remedy.map { "\n  try: \($0)" } ?? "") }
 

@@ -1,8 +1,24 @@
+import Glibc
 package import ImageMessages
 package import Linux
 
 /// What the kinds share during one dump: settings, log, images, the numbering of files. No kernel object is owned here.
 package final class DumpContext {
+    package enum Purpose: Sendable {
+        /// Images to restore from.
+        case dump
+        /// --check-only: the tree stands; images without the content of memory; every refusal, not only the first.
+        case check
+        /// `explain`: the tree runs on; nothing is written, and nothing done that a task could notice.
+        case explain
+    }
+    package let purpose: Purpose
+    /// Whether what waits in queues, pipes and ghosts is read: a running task could notice, or take it at the same time.
+    package var readsContent: Bool { purpose != .explain }
+    /// Whether the content of memory is written.
+    package var savesMemory: Bool { purpose == .dump }
+    /// What a check has found that a dump would refuse, in the order it was met.
+    package private(set) var refusals: [CheckpointError] = []
     package let settings: DumpSettings
     package let log: Log
     package let images: DumpImages
@@ -27,9 +43,25 @@ package final class DumpContext {
     /// gives the file id, saving the file when it is new. Set by the stage that collects descriptors.
     package var saveFile: ((FileDescriptor, _ foundBy: CheckpointError.Subject) throws -> UInt32)?
 
-    package init(settings: DumpSettings, log: Log, images: DumpImages) {
-        (self.settings, self.log, self.images) = (settings, log, images)
+    package init(settings: DumpSettings, log: Log, images: DumpImages, purpose: Purpose = .dump) {
+        (self.settings, self.log, self.images, self.purpose) = (settings, log, images, purpose)
     }
+
+    /// Saves one object. In a dump a refusal is the end; a check notes it (nil) and goes on to the next object.
+    @discardableResult
+    package func attempt<Value>(_ body: () throws -> Value) throws -> Value? {
+        guard purpose != .dump else { return try body() }
+        do { return try body() } catch let error as CheckpointError {
+            // Closed or ended while we looked at it: weather.
+            let gone: [Int32] = [ESRCH, ENOENT, EBADF]
+            if purpose == .explain, let errno = error.errno, gone.contains(errno.rawValue) { return nil }
+            if !refusals.contains(where: { $0.description == error.description }) { refusals.append(error) }
+            return nil
+        }
+    }
+    /// What a refusal would be if it weren't a matter of its own: noted by a check, thrown by a dump.
+    package func refuse(_ error: CheckpointError) throws { try attempt { throw error } }
+
     package func newFileID() -> UInt32 {
         defer { nextFileID += 1 }
         return nextFileID

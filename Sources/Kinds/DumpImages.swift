@@ -1,4 +1,5 @@
 import CLinux
+import Glibc
 import Images
 package import Linux
 package import SwiftProtobuf
@@ -8,7 +9,13 @@ package final class DumpImages {
     package let directory: FileDescriptor
     private var writers: [String: ImageWriter] = [:]
 
-    package init(directory: FileDescriptor) { self.directory = directory }
+    private let isKept: Bool
+
+    package init(directory: FileDescriptor) { (self.directory, isKept) = (directory, true) }
+
+    /// Images that nobody keeps: everything goes to /dev/null.
+    package static func discarded() throws(SyscallError) -> DumpImages { DumpImages(null: try FileDescriptor.open("/dev/null", O_RDWR)) }
+    private init(null: FileDescriptor) { (directory, isKept) = (null, false) }
 
     /// Adds an entry, followed by raw payload bytes where the format has some (pipes-data, sk-queues ...).
     package func append(_ name: String, _ message: some Message, payload: [UInt8] = []) throws {
@@ -25,13 +32,14 @@ package final class DumpImages {
 
     private func writer(_ name: String) throws -> ImageWriter {
         if let found = writers[name] { return found }
-        let made = try ImageWriter(directory: directory, name: name)
+        let made = isKept ? try ImageWriter(directory: directory, name: name) : try ImageWriter(to: directory.duplicate(), name: name)
         writers[name] = made
         return made
     }
 
     /// Writes a whole image and closes it: those of one process, of which a tree may have thousands.
     package func write(_ name: String, _ messages: some Sequence<any Message>) throws {
+        guard isKept else { return }
         let writer = try ImageWriter(directory: directory, name: name)
         for message in messages { try writer.append(message) }
         try writer.finish(sync: false)

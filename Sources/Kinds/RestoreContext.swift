@@ -2,6 +2,11 @@ package import ImageMessages
 package import Images
 package import Linux
 
+/// One object that a check has looked at.
+package enum CheckFinding: Sendable {
+    case fine(object: String, String), doubtful(object: String, String, remedy: String?), refused(CheckpointError)
+}
+
 /// What the kinds share during one restore.
 package final class RestoreContext {
     package let settings: RestoreSettings
@@ -17,8 +22,12 @@ package final class RestoreContext {
     package var cleanup: [() -> Void] = []
     private var states: [ObjectIdentifier: AnyObject] = [:]
 
-    package init(settings: RestoreSettings, log: Log, images: ImageDirectory, files: [UInt32: FileEntry]) {
-        (self.settings, self.log, self.images, self.files) = (settings, log, images, files)
+    /// --check-only: nothing is made; every finding is noted.
+    package let checksOnly: Bool
+    package private(set) var findings: [CheckFinding] = []
+
+    package init(settings: RestoreSettings, log: Log, images: ImageDirectory, files: [UInt32: FileEntry], checksOnly: Bool = false) {
+        (self.settings, self.log, self.images, self.files, self.checksOnly) = (settings, log, images, files, checksOnly)
     }
 
     private var chain: PageChain?
@@ -29,6 +38,20 @@ package final class RestoreContext {
         chain = made
         return made
     }
+
+    /// Looks at one object. A check notes what it throws, or `found` when it does not; a restore throws it.
+    package func verify(_ object: @autoclosure () -> String, _ found: @autoclosure () -> String, _ body: () throws -> Void) throws {
+        guard checksOnly else { return try body() }
+        do {
+            try body()
+            findings.append(.fine(object: object(), found()))
+        } catch let error as CheckpointError { findings.append(.refused(error)) }
+        catch let error as SyscallError { findings.append(.refused(CheckpointError("restore", .object(object()), "\(error)", errno: error.errno))) }
+        catch { findings.append(.refused(CheckpointError("restore", .object(object()), "\(error)"))) }
+    }
+    package func doubt(_ object: String, _ text: String, remedy: String? = nil) { findings.append(.doubtful(object: object, text, remedy: remedy)) }
+    /// Whether the images are those of a dump --check-only.
+    package var imagesAreForChecks: Bool { (try? images.inventory().stasis.checkOnly) ?? false }
 
     package func made(_ id: UInt32, _ descriptor: FileDescriptor) { made[id] = descriptor }
     package func descriptor(of id: UInt32) -> FileDescriptor? { made[id] }

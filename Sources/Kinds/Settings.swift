@@ -27,6 +27,8 @@ package struct DumpSettings: Sendable, Equatable {
     package var preDumpReads = false
     package var unprivileged = false
     package var cgroups = CgroupSettings()
+    /// --cpu-cap: cpuinfo.img is written.
+    package var processor = false
     package init() {}
 }
 
@@ -45,6 +47,8 @@ package struct RestoreSettings: Sendable, Equatable {
     package var fileValidation = DumpSettings.FileValidation.buildID
     package var unprivileged = false
     package var cgroups = CgroupSettings()
+    /// --cpu-cap: the CPU is held against cpuinfo.img.
+    package var processor: ProcessorRules?
     package init() {}
     package static func == (a: RestoreSettings, b: RestoreSettings) -> Bool { String(describing: a) == String(describing: b) }
 }

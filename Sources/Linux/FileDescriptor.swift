@@ -154,6 +154,11 @@ public enum Files {
         return FileStatus(raw)
     }
 
+    /// Whether we may read or write what stands at a path (faccessat2(2), by effective ids).
+    public static func checkAccess(_ path: String, writing: Bool) throws(SyscallError) {
+        try Syscall.call("faccessat2", 439, path: path, at: 1, Int(AT_FDCWD), writing ? 2 : 4, 0x200)
+    }
+
     /// readlink(2); bytes that are not UTF-8 are replaced.
     public static func link(_ path: String, at directory: Int32 = AT_FDCWD) throws(SyscallError) -> String {
         var buffer = [UInt8](repeating: 0, count: 4096)

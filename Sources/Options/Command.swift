@@ -1,7 +1,8 @@
-/// What `stasis` can be told to do: CRIU 4.2's commands, and two of our own.
+/// What `stasis` can be told to do: CRIU 4.2's commands, and some of our own.
 package enum Command: String, Sendable, CaseIterable {
     case dump, preDump = "pre-dump", restore, lazyPages = "lazy-pages", check, pageServer = "page-server", service, swrk, dedup
     case cpuinfoDump = "cpuinfo dump", cpuinfoCheck = "cpuinfo check"
+    case explain
     case exec, show
     case demo, help, count, keepTrackers = "keep-trackers"
 
@@ -20,6 +21,7 @@ package enum Command: String, Sendable, CaseIterable {
         case .cpuinfoCheck: "compare the CPU's features with those in the image directory"
         case .exec: "removed; see compel"
         case .show: "removed; see crit"
+        case .explain: "say what a dump of a running tree would refuse or need an option for; freezes nothing"
         case .demo: "show a small program being dumped and restored"
         case .help: "print help, the manual page (--man) or completions (--completions SHELL)"
         case .count: "the program that demo dumps"
@@ -38,10 +40,9 @@ package enum Command: String, Sendable, CaseIterable {
         case .lazyPages: .notYet("memory on demand")
         case .pageServer: .notYet("receiving pages from another machine")
         case .service, .swrk: .notYet("RPC")
-        case .cpuinfoDump, .cpuinfoCheck: .notYet("images of the CPU's features")
         case .exec: .removed("use compel instead")
         case .show: .removed("use crit instead")
-        case .dump, .preDump, .restore, .check, .dedup, .demo, .help, .count, .keepTrackers: .supported
+        case .dump, .preDump, .restore, .check, .explain, .cpuinfoDump, .cpuinfoCheck, .dedup, .demo, .help, .count, .keepTrackers: .supported
         }
     }
 }
@@ -72,6 +73,7 @@ package struct CommandSet: OptionSet, Sendable {
     package static let pageServer = CommandSet(.pageServer)
     package static let service = CommandSet(.service)
     package static let cpuinfo: CommandSet = [CommandSet(.cpuinfoDump), CommandSet(.cpuinfoCheck)]
+    package static let explain = CommandSet(.explain)
     package static let help = CommandSet(.help)
     package static let all = CommandSet(rawValue: .max)
 

@@ -91,7 +91,9 @@ package enum Invocation: Sendable, Equatable {
 extension Options {
     /// What no combination may ask for.
     package func refuseContradictions() throws(OptionError) {
-        if command == .dump || command == .preDump, tree == nil { throw .usage("\(command.rawValue) needs the pid of the tree's root", try: "\(command.rawValue) -t PID") }
+        if [.dump, .preDump, .explain].contains(command), tree == nil {
+            throw .usage("\(command.rawValue) needs the pid of the tree's root", try: "\(command.rawValue) -t PID")
+        }
         if command == .dump, leaveRunning, leaveStopped { throw .usage("--leave-running and --leave-stopped exclude each other") }
         if command == .restore {
             if restoreSibling, !restoreDetached {

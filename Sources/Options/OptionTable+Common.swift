@@ -55,7 +55,7 @@ extension OptionTable {
     static let own: [OptionRow] = [
         OptionRow("json", .all, .own, "print one JSON object about the result, or about the error, on standard output") { $0.json = $1.isOn },
         OptionRow("plan", .restore, .own, "print what a restore would do, in order, and do nothing") { $0.plan = $1.isOn },
-        OptionRow("check-only", [.dump, .restore], .own, status: .notYet("saying what would fail, without side effects"), "say what would fail, and change nothing") {
+        OptionRow("check-only", [.dump, .restore], .own, "say what would fail, all of it, and change nothing; a dump writes images without memory") {
             $0.checkOnly = $1.isOn
         },
         OptionRow("man", .help, .own, "print the manual page (roff)") { $0.manualPage = $1.isOn },

@@ -2,7 +2,7 @@ extension OptionTable {
     private static let both: CommandSet = [.dump, .restore]
 
     static let tree: [OptionRow] = [
-        OptionRow("tree", short: "t", taking: .required("PID"), [.dump, .preDump], .tree, "root of the process tree to dump") {
+        OptionRow("tree", short: "t", taking: .required("PID"), [.dump, .preDump, .explain], .tree, "root of the process tree to dump") {
             (options, value) throws(OptionError) in options.tree = try value.number(in: 1...Int32.max)
         },
         OptionRow("leave-running", short: "R", .dump, .tree, "let the tree run on after the dump") { $0.leaveRunning = $1.isOn },
@@ -28,8 +28,8 @@ extension OptionTable {
         OptionRow("cpu-cap", taking: .optional("CAP,..."), [.dump, .restore, .cpuinfo], .tree, "CPU features to write or to compare: fpu, cpu, ins, all, none, ^CAP") {
             (options, value) throws(OptionError) in
             let asked = try value.cpuCapabilities()
-            guard asked.isEmpty else { throw .notYet("--cpu-cap", "images of the CPU's features; --cpu-cap=none works") }
-            options.cpuCapabilities = nil
+            // Only an item "none" takes away the rule that there is an image (CRIU 4.2).
+            options.cpuCapabilities = asked.isEmpty ? nil : asked
         },
     ]
 

@@ -109,22 +109,26 @@ package struct OptionValue: Sendable, Equatable {
         return CgroupRoot(controller: parts.count > 1 ? String(parts[0]) : nil, path: path)
     }
 
-    /// Items add to fpu and ins; "^" takes away up to the next comma; "none" alone writes and checks nothing.
+    /// Items add to fpu and ins; "^" turns adding into taking away, and back, up to the next comma; "none" takes all away.
     func cpuCapabilities() throws(OptionError) -> CPUCapabilities {
         guard let argument else { return .all }
         var result: CPUCapabilities = [.fpu, .ins]
-        for item in argument.split(separator: ",", omittingEmptySubsequences: false) {
-            let isInverse = item.hasPrefix("^")
-            let named: CPUCapabilities =
-                switch item.drop(while: { $0 == "^" }) {
-                case "fpu": .fpu
-                case "cpu": .cpu
-                case "ins": .ins
-                case "all": .all
-                case "none": []
+        for item in argument.split(separator: ",") {
+            var isInverse = true
+            for word in item.split(separator: "^", omittingEmptySubsequences: false) {
+                isInverse.toggle()
+                let named: CPUCapabilities
+                switch word {
+                case "": continue
+                case "fpu": named = .fpu
+                case "cpu": named = .cpu
+                case "ins": named = .ins
+                case "all": named = .all
+                case "none": named = []
                 default: throw refuse("unknown capability", try: "fpu, cpu, ins, all, none")
                 }
-            if named.isEmpty { result = isInverse ? .all : [] } else if isInverse { result.subtract(named) } else { result.formUnion(named) }
+                if named.isEmpty { result = isInverse ? .all : [] } else if isInverse { result.subtract(named) } else { result.formUnion(named) }
+            }
         }
         return result
     }

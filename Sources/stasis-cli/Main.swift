@@ -35,8 +35,10 @@ struct Main {
         case .check: return CheckCommand.run(options)
         case .demo: return DemoCommand.run()
         case .count: return CountCommand.run()
+        case .explain: return ExplainCommand.run(options)
+        case .cpuinfoDump, .cpuinfoCheck: return CpuinfoCommand.run(options)
         case .help: return HelpCommand.run(options)
-        case .lazyPages, .pageServer, .service, .swrk, .cpuinfoDump, .cpuinfoCheck, .exec, .show:
+        case .lazyPages, .pageServer, .service, .swrk, .exec, .show:
             return Failure(OptionError.notYet(options.command.rawValue, options.command.summary))
                 .report(json: options.json, command: options.command, log: Log())
         }

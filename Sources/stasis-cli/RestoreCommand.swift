@@ -9,6 +9,11 @@ enum RestoreCommand {
     static func run(_ options: Options) -> Int32 {
         Session.run(options) { session in
             if options.plan { return try showPlan(session) }
+            let isForChecks = try Restore.isForChecks(session.images)
+            if options.checkOnly || isForChecks {
+                if isForChecks, !options.json { Output.line("These images are of dump --check-only: they are checked, nothing is restored.") }
+                return session.show(RestoreCheck.run(request(session), pidFile: options.pidFile))
+            }
             for text in options.debugTexts {
                 // The descriptor is the caller's and stays open.
                 try? FileDescriptor.open("/proc/self/fd/\(text.descriptor)", O_WRONLY | O_APPEND).write(Array(text.resource.utf8))
@@ -85,7 +90,7 @@ private final class PidFile {
 
     func write(_ pid: ThreadID) throws {
         guard !isWritten else { return }
-        try CheckpointError.about("write", .file(path), remedy: "remove it if no tree uses it, or give --pidfile another name") {
+        try CheckpointError.about("write", .file(path), remedy: PidFileWords.remedy) {
             let file = try FileDescriptor.open(path, O_WRONLY | O_CREAT | O_EXCL, mode: 0o600)
             isWritten = true
             try file.write(Array("\(pid)".utf8))
@@ -114,5 +119,6 @@ extension RestoreSettings {
         fileValidation = .init(options.fileValidation)
         unprivileged = options.unprivileged
         cgroups = CgroupSettings(options)
+        processor = options.cpuCapabilities.map { ProcessorRules(rawValue: $0.rawValue) }
     }
 }

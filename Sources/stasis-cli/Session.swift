@@ -69,6 +69,14 @@ struct Session {
     /// The image directory's absolute path.
     var imagesPath: String { (try? Files.link(images.procPath)) ?? options.imagesDirectory }
 
+    /// What a check has found. Answers the exit status.
+    func show(_ report: CheckReport) -> Int32 {
+        progress.end()
+        for verdict in report.verdicts where verdict.grade == .fails && !log.isOnStandardError { log.error(verdict.message) }
+        Output.line(options.json ? report.json.text : report.text(all: options.verbosity > 2))
+        return report.passes ? 0 : 1
+    }
+
     func hook(_ name: String, root: ThreadID?) throws {
         guard let point = HookPoint(rawValue: name) else { preconditionFailure("no such hook point: \(name)") }
         try scripts.run(point, root: root)

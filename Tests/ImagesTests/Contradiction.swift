@@ -39,7 +39,6 @@ struct Contradiction: Sendable, CustomStringConvertible {
         inventory("img_version") { $0.imgVersion = 0 },
         inventory("fdinfo_per_id") { $0.fdinfoPerID = false },
         inventory("root_ids") { $0.clearRootIds() },
-        inventory("stasis.check_only") { $0.stasis.checkOnly = true },
         pstree("pid") { $0[0].pid = 0 },
         pstree("pid") { $0[0].pid = 5 << 20 },
         pstree("ppid") { $0[0].ppid = 1 },

@@ -76,11 +76,37 @@ package enum Dump {
         }
     }
 
+    /// `dump --check-only`: all that a dump would refuse. The tree stands for as long as a dump's would without the writing of memory,
+    /// and runs on. What a restore needs to check, the directory has afterwards, if nothing was refused. Hooks do not run.
+    package static func check(_ request: Request) throws -> CheckReport {
+        let commit = try Commit(directory: request.images)
+        let context = DumpContext(settings: request.settings, log: request.log, images: DumpImages(directory: request.images), purpose: .check)
+        var report = CheckReport("dump")
+        do {
+            let tree = try Freeze.stop(request.root, request.settings, request.log)
+            defer {
+                for undo in context.undo.reversed() { undo() }
+                tree.thaw()
+            }
+            let result = try save(tree, context, request, commit, Incremental(root: request.root, previous: nil, tracks: false, run: RunID.make(), images: request.images, request.log))
+            report.verdicts.append(Verdict(ok: "the tree of task \(request.root)", "\(result.processes) processes and \(result.threads) threads stood still for it"))
+        } catch {
+            if !context.refusals.contains(where: { "\($0)" == "\(error)" }) { report.verdicts.append(Verdict(error, about: "task \(request.root)")) }
+            // What the freeze does not get to, the running tree shows.
+            if context.processes.isEmpty, let explanation = try? Explanation(of: request.root, request.settings, request.log) {
+                for refusal in explanation.refusals where refusal.cause != report.verdicts.last?.text { report.verdicts.append(Verdict(refusal, about: "task \(request.root)")) }
+            }
+        }
+        report.verdicts += context.refusals.map { Verdict($0, about: "task \(request.root)") }
+        if !report.passes { commit.rollBack() }
+        return report
+    }
+
     private static func save(_ tree: FrozenTree, _ context: DumpContext, _ request: Request, _ commit: Commit, _ incremental: Incremental) throws -> Result {
         let clocks = TimeNamespace.clocks()
         context.processes = tree.living.map(\.id)
         context.members = Set(tree.processes.flatMap { [$0.id] + $0.threads.map(\.id) })
-        let namespaces = try Namespaces.check(tree.living.map(\.id))
+        let namespaces = try Namespaces.check(context.processes, context)
         let collector = try FileCollector(context, processes: context.processes)
         context.saveFile = { try collector.saveInFlight($0, $1) }
         var sharing = Sharing()
@@ -94,7 +120,7 @@ package enum Dump {
             let dumper = ProcessDumper(process, context, collector, namespaces: namespaces, cgroups: cgroups, seccomp: seccomp)
             dumper.incremental = incremental
             dumper.progress = { request.progress("memory of \(process.id)", $0, $1) }
-            try CheckpointError.about("dump", .task(process.id)) { try dumper.dump(&sharing, parent: parent(of: process, in: tree)) }
+            try context.attempt { try CheckpointError.about("dump", .task(process.id)) { try dumper.dump(&sharing, parent: parent(of: process, in: tree)) } }
             dumpers.append(dumper)
             done += UInt64(process.threads.count)
             request.progress("dump", done, total)
@@ -104,10 +130,12 @@ package enum Dump {
         try context.images.append("timens-0.img", clocks)
         try context.images.append("seccomp.img", seccomp.image)
         if let image = try cgroups.image() { try context.images.append("cgroup.img", image) }
-        try SysVSharedMemory.finishDump(context)
-        for late in context.late { try late() }
+        try context.attempt { try SysVSharedMemory.finishDump(context) }
+        for late in context.late { try context.attempt { try CheckpointError.about("dump", .task(tree.root.id)) { try late() } } }
+        if request.settings.processor { try context.images.append(Processor.image, Processor.here()) }
 
         context.statistics.freezingTime = UInt32(truncatingIfNeeded: (tree.stood - tree.began) / 1000)
+        if let first = context.refusals.first { throw first }
         try commit.finish(context.images, inventory: inventory(context, cgroups, incremental))
         var result = Result()
         result.statistics = context.statistics
@@ -158,6 +186,7 @@ package enum Dump {
         if context.settings.tcpClose { entry.tcpClose = true }
         entry.stasis.version = "0.1.0"
         entry.stasis.hostShm = context.hostSharedMemory
+        if context.purpose == .check { entry.stasis.checkOnly = true }
         return entry
     }
 

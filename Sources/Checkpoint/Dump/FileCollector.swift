@@ -28,16 +28,20 @@ final class FileCollector {
     func collect(_ numbers: [Int32], of process: ThreadID, closeOnExec: Set<Int32>) throws -> [FdinfoEntry] {
         var entries = [FdinfoEntry]()
         for number in numbers {
-            try CheckpointError.about("dump", .descriptor(number, path: (try? Files.link("/proc/\(process)/fd/\(number)")) ?? "?", of: process)) {
-                let descriptor = try FileDescriptor.duplicate(number, ofProcess: pidfds[process]!)
-                let met = try save(descriptor, process: process, number: number)
-                if FileLockDump.mayBeLocked(try descriptor.status()) {
-                    try context.state(of: FileLockDump.self).collect(number, of: process, file: met.id, context)
+            func subject() -> CheckpointError.Subject { .descriptor(number, path: (try? Files.link("/proc/\(process)/fd/\(number)")) ?? "?", of: process) }
+            let entry = try context.attempt {
+                try CheckpointError.about("dump", subject()) {
+                    let descriptor = try FileDescriptor.duplicate(number, ofProcess: pidfds[process]!)
+                    let met = try save(descriptor, process: process, number: number)
+                    if FileLockDump.mayBeLocked(try descriptor.status()) {
+                        try context.state(of: FileLockDump.self).collect(number, of: process, file: met.id, context)
+                    }
+                    var entry = FdinfoEntry()
+                    (entry.id, entry.type, entry.fd, entry.flags) = (met.id, met.type, UInt32(number), closeOnExec.contains(number) ? 1 : 0)
+                    return entry
                 }
-                var entry = FdinfoEntry()
-                (entry.id, entry.type, entry.fd, entry.flags) = (met.id, met.type, UInt32(number), closeOnExec.contains(number) ? 1 : 0)
-                entries.append(entry)
             }
+            if let entry { entries.append(entry) }
         }
         return entries
     }

@@ -17,7 +17,7 @@ struct Freeze {
     }
 
     private mutating func run() throws -> FrozenTree {
-        try refuseWhatCannotBeDumped()
+        try Self.refuseWhatCannotBeDumped(root)
         let cgroup = try settings.freezeCgroup.map { try CgroupFreezer($0) }
         let began = Clock.monotonic()
         try cgroup?.freeze(until: deadline)
@@ -56,7 +56,7 @@ struct Freeze {
     }
 
     /// What would hurt or can't work, said before anything is touched.
-    private func refuseWhatCannotBeDumped() throws {
+    static func refuseWhatCannotBeDumped(_ root: ThreadID) throws {
         func refuse(_ cause: String, _ remedy: String? = nil) -> CheckpointError { CheckpointError("dump", .task(root), cause, remedy: remedy) }
         if root.rawValue == 1 { throw refuse("it is init", "name the process whose tree you want to save") }
         guard let stat = try? TaskStat.of(root) else {
@@ -78,9 +78,7 @@ struct Freeze {
         let before = try TaskStat.of(id)
         if before.state == "Z" {
             let threads = (try? Proc.threads(of: id)) ?? [id]
-            if threads.count > 1 {
-                throw CheckpointError("dump", .task(id), "its first thread has ended while others live on: not supported yet")
-            }
+            if threads.count > 1 { throw CheckpointError.leaderEnded(id) }
             return FrozenProcess(id: id, stat: before, state: .zombie(status: before.exitCode))
         }
         let process = FrozenProcess(id: id, stat: before, state: .running)
@@ -126,10 +124,7 @@ struct Freeze {
         do throws(SyscallError) { return try TracedTask.seize(id, [.systemCallsMarked]) }
         catch {
             if error.errno == Errno(ESRCH) { return nil }
-            let tracer = (try? Proc.status(id))?["TracerPid"] ?? "0"
-            if tracer != "0" {
-                throw CheckpointError("freeze", .task(id), "task \(tracer) already traces it", remedy: "end that debugger or strace", errno: error.errno)
-            }
+            if let traced = CheckpointError.traced(id) { throw traced }
             throw CheckpointError("freeze", .task(id), "\(error)", remedy: error.errno == Errno(EPERM) ? "run as root, or with CAP_CHECKPOINT_RESTORE and CAP_SYS_PTRACE" : nil, errno: error.errno)
         }
     }
@@ -163,5 +158,18 @@ struct Freeze {
     private func waitsForChild(_ id: ThreadID) -> String {
         guard let children = try? Proc.children(of: id), let first = children.first, (try? TaskStat.of(id))?.state == "D" else { return "" }
         return ": it waits in vfork for its child \(first) to execute a program or to end"
+    }
+}
+
+/// What a freeze says of a task, and `explain` before it.
+extension CheckpointError {
+    static func leaderEnded(_ id: ThreadID) -> CheckpointError {
+        CheckpointError("dump", .task(id), "its first thread has ended while others live on: not supported yet")
+    }
+
+    /// nil when nobody traces the task.
+    static func traced(_ id: ThreadID) -> CheckpointError? {
+        guard let tracer = (try? Proc.status(id))?["TracerPid"], tracer != "0" else { return nil }
+        return CheckpointError("freeze", .task(id), "task \(tracer) already traces it", remedy: "end that debugger or strace", errno: Errno(EPERM))
     }
 }

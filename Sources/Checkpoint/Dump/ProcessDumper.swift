@@ -12,6 +12,17 @@ struct Sharing {
     var fileSystem = SharingClasses(.fileSystem), signalHandlers = SharingClasses(.signalHandlers)
     /// Descriptor tables that are saved already.
     var savedTables: Set<UInt32> = []
+
+    /// The ids of what the process shares; what can't be shared again is refused.
+    mutating func fill(_ ids: inout TaskKobjIdsEntry, of id: ThreadID, _ context: DumpContext) throws {
+        let memory = try memory.id(of: id), handlers = try signalHandlers.id(of: id)
+        (ids.vmID, ids.filesID, ids.fsID, ids.sighandID) = (memory.id, try files.id(of: id).id, try fileSystem.id(of: id).id, handlers.id)
+        if memory.first != id {
+            try context.refuse(CheckpointError("dump", .task(id), "it shares its memory with task \(memory.first) (vfork or CLONE_VM)", remedy: "dump again when one of them has executed a program"))
+        } else if handlers.first != id {
+            try context.refuse(CheckpointError("dump", .task(id), "it shares its signal handlers with task \(handlers.first) (CLONE_SIGHAND)"))
+        }
+    }
 }
 
 /// Saves one stopped process: ids, descriptors, memory, state, threads.
@@ -63,14 +74,16 @@ final class ProcessDumper {
         try context.images.write("core-\(id).img", [core])
         for (thread, frozen) in zip(process.threads, registers).dropFirst() {
             let grafted = try graft.enter(thread.task)
-            var batch = grafted.batch()
-            let questions = try ThreadQuestions(&batch, thread: thread.id, process: id)
-            try grafted.run(&batch)
-            var core = CoreEntry()
-            core.mtype = .x8664
-            try fill(&core, thread, frozen, questions, batch)
-            core.threadCore.blkSigset = frozen.signalMask
-            try context.images.write("core-\(thread.id).img", [core])
+            try context.attempt {
+                var batch = grafted.batch()
+                let questions = try ThreadQuestions(&batch, thread: thread.id, process: id)
+                try grafted.run(&batch)
+                var core = CoreEntry()
+                core.mtype = .x8664
+                try fill(&core, thread, frozen, questions, batch)
+                core.threadCore.blkSigset = frozen.signalMask
+                try context.images.write("core-\(thread.id).img", [core])
+            }
         }
         try graft.remove()
         for thread in process.threads { try FrozenRegisters.prepareThaw(thread.task) }
@@ -106,11 +119,7 @@ final class ProcessDumper {
 
     private func dumpIDs(_ sharing: inout Sharing, parent: ThreadID?) throws -> TaskKobjIdsEntry {
         var ids = namespaces.ids
-        let memory = try sharing.memory.id(of: id), files = try sharing.files.id(of: id)
-        let fileSystem = try sharing.fileSystem.id(of: id), handlers = try sharing.signalHandlers.id(of: id)
-        if memory.first != id { throw CheckpointError("dump", .task(id), "it shares its memory with task \(memory.first) (vfork or CLONE_VM)", remedy: "dump again when one of them has executed a program") }
-        if handlers.first != id { throw CheckpointError("dump", .task(id), "it shares its signal handlers with task \(handlers.first) (CLONE_SIGHAND)") }
-        (ids.vmID, ids.filesID, ids.fsID, ids.sighandID) = (memory.id, files.id, fileSystem.id, handlers.id)
+        try sharing.fill(&ids, of: id, context)
         try context.images.write("ids-\(id).img", [ids])
         return ids
     }
@@ -184,6 +193,7 @@ final class ProcessDumper {
         var head = PagemapHead()
         head.pagesID = pagesID
         try context.images.write("pagemap-\(id).img", [head] + runs.entries())
+        guard context.savesMemory else { return }
         let name = "pages-\(pagesID).img"
         let image = try CheckpointError.about("write", .image(name)) {
             try FileDescriptor.open(name, O_RDWR | O_CREAT | O_TRUNC, mode: 0o644, at: context.images.directory.number)

@@ -67,16 +67,20 @@ struct MemoryRestorer {
         }
     }
 
+    /// What another kernel's vvar or vDSO is refused for.
+    static func misfit(of entry: VmaEntry, _ what: String, _ length: UInt64, _ process: ThreadID) -> CheckpointError? {
+        if entry.length == length { return nil }
+        return CheckpointError(
+            "restore", .mapping(entry.start..<entry.end, name: what, of: process), "this kernel's \(what) has \(length) bytes, the image's \(entry.length)",
+            remedy: "restore under the kernel of the dump")
+    }
+
     private func placeVDSO(_ plan: MemoryPlan, _ calls: CallStream) throws {
         let vvar = process.special.filter { !$0.isCode }, code = process.special.filter(\.isCode)
         func place(_ parts: [RestoringProcess.Special], at entry: VmaEntry?, _ what: String) throws {
             var at = entry?.start ?? 0
             let length = parts.reduce(0) { $0 + $1.length }
-            if let entry, entry.length != length {
-                throw CheckpointError(
-                    "restore", .mapping(entry.start..<entry.end, name: what, of: process.pid), "this kernel's \(what) has \(length) bytes, the image's \(entry.length)",
-                    remedy: "restore under the kernel of the dump")
-            }
+            if let entry, let misfit = Self.misfit(of: entry, what, length, process.pid) { throw misfit }
             for part in parts {
                 if entry == nil { try calls.call("munmap", SYS_munmap, part.address, part.length) } else {
                     try calls.call("mremap", SYS_mremap, part.address, part.length, part.length, 3, at)

@@ -49,6 +49,9 @@ package final class Restore {
         return try TreePlan(input.members, shellJob: request.settings.shellJob)
     }
 
+    /// Whether the images are those of `dump --check-only`, of which nothing can be restored.
+    package static func isForChecks(_ images: FileDescriptor) throws -> Bool { try ImageDirectory(images).inventory().stasis.checkOnly }
+
     package static func run(_ request: Request) throws -> Result {
         let began = Clock.monotonic()
         try request.hook("pre-restore", nil)
@@ -80,9 +83,14 @@ package final class Restore {
     private init(_ request: Request) throws {
         self.request = request
         let images = try ImageDirectory(request.images)
+        if let rules = request.settings.processor { try Self.checkProcessor(images, rules, request.log) }
         input = try RestoreInput(images)
+        if input.inventory.stasis.checkOnly {
+            throw CheckpointError("restore", .image("inventory.img"), "the images are of dump --check-only, without memory", remedy: "dump without --check-only")
+        }
         plan = try TreePlan(input.members, shellJob: request.settings.shellJob)
         try input.checkIDs(plan)
+        try MemoryRoom.check(input.processes.values.map { ($0.pid, $0.pages.bytes) })
         context = RestoreContext(settings: request.settings, log: request.log, images: images, files: input.files)
         places = .init(hole: try MemoryPlan.commonHole(input.processes.values.map(\.mm), size: MemoryRestorer.Places.size))
         do {
@@ -95,6 +103,13 @@ package final class Restore {
         statistics.pagesSkippedCow = 0
         statistics.pagesRestored = 0
         request.log.info("Plan: \(plan.members.count) processes, \(plan.helpers.count) helpers, workspace at 0x\(String(places.hole, radix: 16))")
+    }
+
+    /// Before all else: a program that meets an instruction which this CPU lacks dies of it much later.
+    static func checkProcessor(_ images: ImageDirectory, _ rules: ProcessorRules, _ log: Log) throws {
+        let comparison = try Processor.compare(try images.singleIfPresent(.cpuinfo), rules)
+        for warning in comparison.warnings { log.warn("\(warning.text); CRIU's rules leave these out") }
+        if let error = comparison.error { throw error }
     }
 
     // MARK: processes
@@ -207,11 +222,11 @@ package final class Restore {
     private func makeFiles() throws {
         let kinds = OpenFileKinds.all
         // Entries that only mappings, executables and directories refer to are opened where they are used.
-        let used = try filesInUse()
+        let used = try input.filesInUse(context.images)
         let byType = Dictionary(grouping: input.files.filter { used.contains($0.key) }.sorted { $0.key < $1.key }.map(\.value), by: \.type)
         func entries(_ kind: any OpenFileKind.Type) -> [FileEntry] { byType[kind.type] ?? [] }
         for type in byType.keys where !kinds.contains(where: { $0.type == type }) {
-            throw CheckpointError("restore", .image("files.img"), "files of type \(type) are not supported yet")
+            throw Self.unknownType(type)
         }
         let stands = try standInsForFdinfo(used)
         for kind in kinds { try kind.make(entries(kind), context) }
@@ -254,6 +269,10 @@ package final class Restore {
         context.forgetDescriptors()
     }
 
+    static func unknownType(_ type: FdTypes) -> CheckpointError {
+        CheckpointError("restore", .image("files.img"), "files of type \(type) are not supported yet")
+    }
+
     /// An open /proc/PID/fdinfo/N of the tree can be opened while the task has some descriptor N; it is read by number (fs/proc/fd.c).
     private func standInsForFdinfo(_ used: Set<UInt32>) throws -> [(RestoringProcess, Int32)] {
         var made = [(RestoringProcess, Int32)]()
@@ -285,19 +304,6 @@ package final class Restore {
     }
 
     /// Ids of files that descriptors refer to, themselves or through queues.
-    private func filesInUse() throws -> Set<UInt32> {
-        var used = Set(input.tables.values.joined().map(\.id))
-        for entry in input.files.values where entry.type != .reg && entry.type != .memfd { used.insert(entry.id) }
-        if context.images.exists("sk-queues.img") {
-            var reader = try context.images.reader("sk-queues.img")
-            while let packet = try reader.next(SkPacketEntry.self) {
-                used.formUnion(packet.scm.flatMap(\.rights))
-                _ = try reader.payload(UInt64(packet.length))
-            }
-        }
-        return used
-    }
-
     // MARK: state
 
     private func setState() throws {

@@ -64,9 +64,26 @@ struct RestoreInput {
         let patience = Clock.monotonic() + 1_000_000_000
         for id in plan.ids.sorted() {
             while (try? Files.status("/proc/\(id)")) != nil, Clock.monotonic() < patience { usleep(2000) }
-            if let stat = try? TaskStat.read("/proc/\(id)/stat") {
-                throw CheckpointError("restore", .task(.init(id)), "its id is taken by \(stat.comm)", remedy: "end that process, or restore in a pid namespace of its own", errno: Errno(EEXIST))
+            if let taken = Self.taken(id) { throw taken }
+        }
+    }
+
+    static func taken(_ id: Int32) -> CheckpointError? {
+        guard let stat = try? TaskStat.read("/proc/\(id)/stat") else { return nil }
+        return CheckpointError("restore", .task(.init(id)), "its id is taken by \(stat.comm)", remedy: "end that process, or restore in a pid namespace of its own", errno: Errno(EEXIST))
+    }
+
+    /// Files that some descriptor, or a queue, refers to; others are opened where they are used.
+    func filesInUse(_ images: ImageDirectory) throws -> Set<UInt32> {
+        var used = Set(tables.values.joined().map(\.id))
+        for entry in files.values where entry.type != .reg && entry.type != .memfd { used.insert(entry.id) }
+        if images.exists("sk-queues.img") {
+            var reader = try images.reader("sk-queues.img")
+            while let packet = try reader.next(SkPacketEntry.self) {
+                used.formUnion(packet.scm.flatMap(\.rights))
+                _ = try reader.payload(UInt64(packet.length))
             }
         }
+        return used
     }
 }

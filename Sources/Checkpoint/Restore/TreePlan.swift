@@ -58,7 +58,7 @@ package struct TreePlan: Equatable, Sendable {
         if root.session != root.pid, !shellJob {
             throw CheckpointError(
                 "restore", .task(.init(root.pid)), "its session \(root.session) is led by a process outside the images",
-                remedy: "give --shell-job on dump and restore, to make it a job of this terminal")
+                remedy: "give --shell-job on dump and restore, to make it a job of this terminal", option: "--shell-job")
         }
         adoptedSession = root.session == root.pid ? nil : root.session
         let pids = Set(members.map(\.pid))

@@ -92,24 +92,29 @@ package final class CgroupRestore {
         let here = Set(sets[own] ?? [])
         for (index, directory) in directories.enumerated() where directory.path != "/" {
             let subject = Self.subject(directory.hierarchy, directory.path)
-            try CheckpointError.about("restore", subject) {
-                let place = try place(directory.hierarchy, directory.path)
-                if (try? Files.status(place)) != nil {
-                    if settings.mode == .strict && !here.contains(.init(name: directory.hierarchy, path: directory.path)) {
-                        throw CheckpointError("restore", subject, "it exists already", remedy: "remove it, or restore with --manage-cgroups=full", errno: Errno(EEXIST))
-                    }
-                } else if settings.mode == .none || settings.mode == .props {
-                    throw CheckpointError("restore", subject, "it does not exist here", remedy: "make it, or restore with --manage-cgroups=soft", errno: Errno(ENOENT))
-                } else {
-                    try makeDirectory(directory.hierarchy, directory.path, context)
-                    directories[index].made = true
-                }
-                guard isOurs(directories[index]) else { return }
-                try write(directories[index], early: true)
-                for property in directory.entry.properties where property.hasPerms { try permit(property.perms, "\(place)/\(property.name)") }
-                if directory.entry.hasDirPerms { try permit(directory.entry.dirPerms, place) }
+            try context.verify("\(subject)", "it is there, or can be made") {
+                try CheckpointError.about("restore", subject) { try make(index, here, subject, context) }
             }
         }
+    }
+
+    private func make(_ index: Int, _ here: Set<CgroupSets.Membership>, _ subject: CheckpointError.Subject, _ context: RestoreContext) throws {
+        let directory = directories[index]
+        let place = try place(directory.hierarchy, directory.path)
+        if (try? Files.status(place)) != nil {
+            if settings.mode == .strict && !here.contains(.init(name: directory.hierarchy, path: directory.path)) {
+                throw CheckpointError("restore", subject, "it exists already", remedy: "remove it, or restore with --manage-cgroups=full", errno: Errno(EEXIST))
+            }
+        } else if settings.mode == .none || settings.mode == .props {
+            throw CheckpointError("restore", subject, "it does not exist here", remedy: "make it, or restore with --manage-cgroups=soft", errno: Errno(ENOENT))
+        } else if !context.checksOnly {
+            try makeDirectory(directory.hierarchy, directory.path, context)
+            directories[index].made = true
+        }
+        guard isOurs(directories[index]), !context.checksOnly else { return }
+        try write(directories[index], early: true)
+        for property in directory.entry.properties where property.hasPerms { try permit(property.perms, "\(place)/\(property.name)") }
+        if directory.entry.hasDirPerms { try permit(directory.entry.dirPerms, place) }
     }
 
     /// With the directories above it that are missing too.

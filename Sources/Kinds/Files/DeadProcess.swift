@@ -10,13 +10,20 @@ package enum DeadProcess {
         init() {}
     }
 
+    /// Whether its number is free.
+    static func check(_ number: Int32) throws {
+        if (try? Files.status("/proc/\(number)")) == nil { return }
+        throw CheckpointError("restore", .task(ThreadID(number)), "\(SyscallError("clone3", nil, EEXIST))", remedy: remedy, errno: Errno(EEXIST))
+    }
+    private static let remedy = "end the process that has this id now, or restore in a pid namespace of its own"
+
     /// Makes a process with this number, unless there is one of ours already. It stays until `end`.
     static func standIn(for number: Int32, _ context: RestoreContext) throws {
         guard number > 0 else { throw CheckpointError("restore", .image("remap-fpath.img"), "\(number) is no process id") }
         let standIns = context.state(of: StandIns.self)
         if standIns.tasks[number] != nil { return }
         standIns.tasks[number] = try CheckpointError.about(
-            "restore", .task(ThreadID(number)), remedy: "end the process that has this id now, or restore in a pid namespace of its own"
+            "restore", .task(ThreadID(number)), remedy: remedy
         ) { try Stub.start(at: 0x10000, pid: ThreadID(number)) }
         if standIns.tasks.count == 1 { context.cleanup.append { end(context) } }
     }

@@ -28,12 +28,18 @@ package enum Fifo: OpenFileKind {
         try CheckpointError.about("dump", file.subject, remedy: "if it is larger than ours may be, raise /proc/sys/fs/pipe-max-size") {
             if file.flags & StatusFlags.accessMode == StatusFlags.writeOnly {
                 entry.fifo.size = UInt32(truncatingIfNeeded: try file.descriptor.control(PipeContent.getSize))
-            } else if context.state(of: Saved.self).pipes.insert(InodeKey(file.status)).inserted {
+            } else if context.readsContent, context.state(of: Saved.self).pipes.insert(InodeKey(file.status)).inserted {
                 let content = try PipeContent(peeking: file.descriptor, direct: file.flags & StatusFlags.direct != 0)
                 try context.images.append("fifo-data.img", content.entry(of: entry.fifo.pipeID), payload: content.bytes)
             }
         }
         return entry
+    }
+
+    package static func check(_ entries: [FileEntry], _ context: RestoreContext) throws {
+        for entry in entries {
+            if let path = context.files[entry.fifo.hasRegfID ? entry.fifo.regfID : entry.fifo.id], path.hasReg { try PathFiles.check(path.reg, flags: nil, context) }
+        }
     }
 
     package static func make(_ entries: [FileEntry], _ context: RestoreContext) throws {

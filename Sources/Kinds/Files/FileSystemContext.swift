@@ -24,6 +24,12 @@ package enum FileSystemContext {
         return (try PathFiles.open(working, flags: place, context), root.name == "/" ? nil : try PathFiles.open(root, flags: place, context))
     }
 
+    package static func check(_ entry: FsEntry, _ context: RestoreContext) throws {
+        for (id, what) in [(entry.cwdID, "working directory"), (entry.rootID, "root directory")] {
+            try PathFiles.check(try directory(id, what, context), flags: OpenFlags.path | OpenFlags.directory, context)
+        }
+    }
+
     private static func directory(_ id: UInt32, _ what: String, _ context: RestoreContext) throws -> RegFileEntry {
         guard let file = context.files[id], file.hasReg else {
             throw CheckpointError("restore", .image("files.img"), "the \(what) has id \(id), which is no REG entry of files.img")

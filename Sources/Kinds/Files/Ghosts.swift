@@ -30,10 +30,10 @@ enum GhostFiles {
             throw CheckpointError(
                 "dump", found.subject,
                 "Can't dump ghost file \(path) of \(status.size) size, increase limit: it was removed, and its \(taken) bytes on disk are more than the \(context.settings.ghostLimit) that a ghost may have",
-                remedy: "raise the limit with --ghost-limit \(taken)")
+                remedy: "raise the limit with --ghost-limit \(taken)", option: "--ghost-limit \(taken)")
         }
         let id = UInt32(saved.ids.count + 1)
-        try CheckpointError.about("dump", found.subject) { try write(id, found, context) }
+        if context.readsContent { try CheckpointError.about("dump", found.subject) { try write(id, found, context) } }
         saved.ids[InodeKey(status)] = id
         return id
     }
@@ -115,6 +115,12 @@ enum GhostFiles {
             throw CheckpointError("restore", .image(imageName(id)), "no file of this ghost is called \(entry.name)")
         }
         return try PathFiles.open(anchor.procPath, ghost.status.mode, flags & ~OpenFlags.noFollow)
+    }
+
+    /// Whether its content is in the images, and its file system has room for it.
+    static func check(_ id: UInt32, _ context: RestoreContext) throws {
+        let image = imageName(id)
+        try CheckpointError.about("restore", .image(image)) { _ = try context.images.size(of: image) }
     }
 
     static func ghost(_ id: UInt32, _ context: RestoreContext) throws -> Ghost {

@@ -20,9 +20,10 @@ enum LinkRemap {
         guard context.settings.linkRemap else {
             throw CheckpointError(
                 "dump", found.subject, "its name \(path) was removed while it has others. Can't create link remap for \(path). Use link-remap option",
-                remedy: "let it have a temporary name beside the old one: --link-remap")
+                remedy: "let it have a temporary name beside the old one: --link-remap", option: "--link-remap")
         }
         let id = context.newFileID()
+        if context.purpose == .explain { return id }
         guard let name = try link(found, path, id) else { return nil }
         context.undo.append { try? Files.unlink(name) }
         var reg = RegFileEntry()
@@ -61,15 +62,7 @@ enum LinkRemap {
     // MARK: Restore
 
     static func open(_ id: UInt32, _ entry: RegFileEntry, _ flags: UInt32, _ context: RestoreContext) throws -> FileDescriptor {
-        guard let target = context.files[id], target.hasReg, target.reg.name.hasPrefix("/"), !target.reg.name.utf8.contains(0) else {
-            throw CheckpointError("restore", .image("remap-fpath.img"), "file id \(entry.id) is remapped to id \(id), which is no REG entry of files.img")
-        }
-        let temporary = target.reg.name
-        guard let status = try? Files.status(temporary, followLinks: false) else {
-            throw CheckpointError(
-                "restore", .file(entry.name), "its temporary name \(temporary) is gone",
-                remedy: "a dump that left its tasks running takes these names away again: such images can't be restored with this file open", errno: Errno(ENOENT))
-        }
+        let (temporary, status) = try temporaryName(id, entry, context)
         forget(temporary, context)
         // Under its old name where that is free, so that /proc/PID/fd tells the same as before.
         if (try? Links.make(entry.name, toPath: temporary)) != nil {
@@ -80,6 +73,19 @@ enum LinkRemap {
             return try PathFiles.open(path: entry.name, entry, flags, context)
         }
         return try PathFiles.open(path: temporary, entry, flags, context)
+    }
+
+    static func temporaryName(_ id: UInt32, _ entry: RegFileEntry, _ context: RestoreContext) throws -> (name: String, status: FileStatus) {
+        guard let target = context.files[id], target.hasReg, target.reg.name.hasPrefix("/"), !target.reg.name.utf8.contains(0) else {
+            throw CheckpointError("restore", .image("remap-fpath.img"), "file id \(entry.id) is remapped to id \(id), which is no REG entry of files.img")
+        }
+        let temporary = target.reg.name
+        guard let status = try? Files.status(temporary, followLinks: false) else {
+            throw CheckpointError(
+                "restore", .file(entry.name), "its temporary name \(temporary) is gone",
+                remedy: "a dump that left its tasks running takes these names away again: such images can't be restored with this file open", errno: Errno(ENOENT))
+        }
+        return (temporary, status)
     }
 
     /// Removes the temporary name after a restore that succeeded; another attempt would need it.

@@ -12,6 +12,8 @@ package protocol OpenFileKind {
     static func claims(_ file: OpenFile) -> Bool
     /// The file's entry; content goes to images of its own through `context.images`.
     static func dump(_ file: OpenFile, _ context: DumpContext) throws -> FileEntry
+    /// What `make` and what follows it would refuse on this machine: one `context.verify` for each object. Makes nothing.
+    static func check(_ entries: [FileEntry], _ context: RestoreContext) throws
     /// Makes the open files of these entries and hands each to `context.made(id, descriptor)`. All processes exist, stopped.
     static func make(_ entries: [FileEntry], _ context: RestoreContext) throws
     /// What needs other open files: queued descriptors, data, owners of files that do not exist before.
@@ -21,6 +23,7 @@ package protocol OpenFileKind {
 }
 
 extension OpenFileKind {
+    package static func check(_ entries: [FileEntry], _ context: RestoreContext) throws {}
     package static func finish(_ entries: [FileEntry], _ context: RestoreContext) throws {}
     package static func inTask(_ descriptors: [(number: Int32, entry: FileEntry)], _ task: any RestoredTask, _ context: RestoreContext) throws {}
 }

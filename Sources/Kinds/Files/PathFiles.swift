@@ -110,29 +110,59 @@ package enum PathFiles {
     ///   executables and directories. nil: as the entry says.
     package static func open(_ entry: RegFileEntry, flags: UInt32?, _ context: RestoreContext) throws -> FileDescriptor {
         try CheckpointError.about("restore", .file(entry.name)) {
-            if entry.ext { return try ExternalFiles.open(entry, context) }
-            if let inherited = try context.inherited(String(entry.name.drop { $0 == "/" })) { return inherited }
-            guard entry.name.hasPrefix("/"), !entry.name.utf8.contains(0) else {
-                throw CheckpointError("restore", .image("files.img"), "file id \(entry.id): its name '\(entry.name)' is no absolute path")
-            }
             let flags = flags ?? entry.flags
-            switch try Remaps.load(context).byFile[entry.id] {
-            case .ghost(let id): return try GhostFiles.open(id, entry, flags, context)
-            case .linked(let id): return try LinkRemap.open(id, entry, flags, context)
-            case .process(let number):
+            switch try place(of: entry, context) {
+            case .given(let descriptor): return descriptor
+            case .remapped(.ghost(let id)): return try GhostFiles.open(id, entry, flags, context)
+            case .remapped(.linked(let id)): return try LinkRemap.open(id, entry, flags, context)
+            case .remapped(.process(let number)):
                 try DeadProcess.standIn(for: number, context)
                 return try open(path: entry.name, entry, flags, context)
-            case nil: return try open(path: entry.name, entry, flags, context)
+            case .path: return try open(path: entry.name, entry, flags, context)
             }
         }
     }
 
-    /// Opens an existing path, when what stands there is what the entry tells of. Looked at first: opening may block or act.
-    static func open(path: String, _ entry: RegFileEntry, _ flags: UInt32, _ context: RestoreContext) throws -> FileDescriptor {
+    private enum Place { case given(FileDescriptor), remapped(Remaps.Target), path }
+    private static func place(of entry: RegFileEntry, _ context: RestoreContext) throws -> Place {
+        if entry.ext { return .given(try ExternalFiles.open(entry, context)) }
+        if let inherited = try context.inherited(String(entry.name.drop { $0 == "/" })) { return .given(inherited) }
+        guard entry.name.hasPrefix("/"), !entry.name.utf8.contains(0) else {
+            throw CheckpointError("restore", .image("files.img"), "file id \(entry.id): its name '\(entry.name)' is no absolute path")
+        }
+        return try Remaps.load(context).byFile[entry.id].map { .remapped($0) } ?? .path
+    }
+
+    /// What `open` would refuse, without opening the file.
+    package static func check(_ entry: RegFileEntry, flags: UInt32?, _ context: RestoreContext) throws {
+        try context.verify("file \(entry.name)", "it is there, as it was") {
+            try CheckpointError.about("restore", .file(entry.name)) {
+                switch try place(of: entry, context) {
+                case .given: return
+                case .remapped(.ghost(let id)): try GhostFiles.check(id, context)
+                case .remapped(.linked(let id)): if !context.imagesAreForChecks { _ = try LinkRemap.temporaryName(id, entry, context) }
+                case .remapped(.process(let number)): try DeadProcess.check(number)
+                case .path:
+                    // A file of a process that the restore makes.
+                    if let process = PathName.process(entry.name), (try? Files.status("/proc/\(process)")) == nil { return }
+                    _ = try status(path: entry.name, entry, context)
+                    guard (flags ?? entry.flags) & UInt32(O_ACCMODE) != UInt32(O_RDONLY), entry.hasMode, entry.mode & S_IFMT == S_IFREG else { return }
+                    do throws(SyscallError) { try Files.checkAccess(entry.name, writing: true) } catch { throw SyscallError("openat", .path(entry.name), error.errno.rawValue) }
+                }
+            }
+        }
+    }
+
+    private static func status(path: String, _ entry: RegFileEntry, _ context: RestoreContext) throws -> FileStatus {
         let isLink = entry.hasMode && entry.mode & S_IFMT == S_IFLNK
         let status = try Files.status(path, followLinks: !isLink)
         try FileValidation.check(entry, path, status, context)
-        return try open(path, status.mode, flags)
+        return status
+    }
+
+    /// Opens an existing path, when what stands there is what the entry tells of. Looked at first: opening may block or act.
+    static func open(path: String, _ entry: RegFileEntry, _ flags: UInt32, _ context: RestoreContext) throws -> FileDescriptor {
+        try open(path, try status(path: path, entry, context).mode, flags)
     }
 
     /// Opens without waiting (fifos, devices; open(2), O_NONBLOCK), then gives the open file exactly these flags.

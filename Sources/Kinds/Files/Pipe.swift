@@ -22,7 +22,7 @@ package enum Pipe: OpenFileKind {
         (entry.pipe.uid, entry.pipe.gid, entry.pipe.mode) = (file.status.uid, file.status.gid, file.status.mode & 0o7777)
         if file.flags & StatusFlags.accessMode == StatusFlags.writeOnly {
             entry.pipe.size = UInt32(truncatingIfNeeded: try file.descriptor.control(PipeContent.getSize))
-        } else if context.state(of: Saved.self).pipes.insert(file.status.inode).inserted {
+        } else if context.readsContent, context.state(of: Saved.self).pipes.insert(file.status.inode).inserted {
             let content = try CheckpointError.about("dump", file.subject, remedy: "if it is larger than ours may be, raise /proc/sys/fs/pipe-max-size") {
                 try PipeContent(peeking: file.descriptor, direct: file.flags & StatusFlags.direct != 0)
             }

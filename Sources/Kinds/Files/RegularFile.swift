@@ -34,6 +34,10 @@ package enum RegularFile: OpenFileKind {
         }
     }
 
+    package static func check(_ entries: [FileEntry], _ context: RestoreContext) throws {
+        for entry in entries { try PathFiles.check(entry.reg, flags: nil, context) }
+    }
+
     package static func make(_ entries: [FileEntry], _ context: RestoreContext) throws {
         for file in entries {
             guard file.hasReg else { throw CheckpointError("restore", .image("files.img"), "entry \(file.id) of type REG holds no reg message") }

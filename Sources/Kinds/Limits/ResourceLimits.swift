@@ -1,6 +1,6 @@
 import CLinux
 import Graft
-import ImageMessages
+package import ImageMessages
 import Linux
 
 /// getrlimit(2): 16 resources in order of their numbers; 2^64 - 1 is "no limit".
@@ -35,12 +35,22 @@ package struct ResourceLimits {
         for resource in order {
             var limit = entry.rlimits[resource]
             if let ceiling, resource < ceiling.count, limit.max > ceiling[resource] {
-                log("the hard limit of resource \(resource) is lowered from \(limit.max) to \(ceiling[resource]): raising it needs CAP_SYS_RESOURCE")
+                log(lowered(resource, limit.max, ceiling[resource]))
                 limit.max = ceiling[resource]
             }
             limit.cur = min(limit.cur, limit.max)
             batch.call("prlimit64", SYS_prlimit64, 0, .init(resource), batch.words([limit.cur, limit.max]).argument, 0)
         }
+    }
+
+    private static func lowered(_ resource: Int, _ from: UInt64, _ to: UInt64) -> String {
+        "the hard limit of resource \(resource) is lowered from \(from) to \(to): raising it needs CAP_SYS_RESOURCE"
+    }
+
+    /// What `restore` will say of each limit that it has to cut.
+    package static func cuts(_ entry: TaskRlimitsEntry) -> [String] {
+        guard let ceiling else { return [] }
+        return zip(entry.rlimits.indices, zip(entry.rlimits, ceiling)).filter { $1.0.max > $1.1 }.map { lowered($0, $1.0.max, $1.1) }
     }
 
     /// Our own hard limits when they can't be raised, which every task we start has inherited.

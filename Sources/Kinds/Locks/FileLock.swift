@@ -73,3 +73,12 @@ package struct FileLock: Equatable, Hashable, Sendable {
         return "\(what) (\(access)\(breaking ? ", being broken" : "")\(range))"
     }
 }
+
+extension FileLock {
+    /// Whether two holders can't have both: flock(2)'s locks and those by range do not see each other.
+    func conflicts(with other: FileLock) -> Bool {
+        guard (kind == .flock) == (other.kind == .flock), other.kind != .lease, access == .write || other.access == .write else { return false }
+        func end(_ lock: FileLock) -> UInt64 { lock.length == 0 ? .max : lock.start &+ lock.length }
+        return start < end(other) && other.start < end(self)
+    }
+}

@@ -21,7 +21,7 @@ package final class FileLockDump: DumpState {
             }
             guard let lock = FileLock(parsing: line) else { throw CheckpointError("dump", subject(), "it holds a lock of a kind not known here: '\(line)'") }
             guard context.settings.fileLocks else {
-                throw CheckpointError("dump", subject(), "it holds \(lock.words)", remedy: "dump with --file-locks, and restore with it")
+                throw CheckpointError("dump", subject(), "it holds \(lock.words)", remedy: "dump with --file-locks, and restore with it", option: "--file-locks")
             }
             guard seen.insert(Owned(file: file, process: lock.kind == .posix ? process : nil, lock: lock)).inserted else { continue }
             try context.images.append("filelocks.img", lock.entry(process: process.rawValue, descriptor: number))

@@ -15,7 +15,7 @@ package struct FileLockRestore {
         var reader = try context.images.reader("filelocks.img")
         let entries = try reader.all(FileLockEntry.self)
         if !entries.isEmpty && !context.settings.fileLocks {
-            throw CheckpointError("restore", .image("filelocks.img"), "the programs held \(entries.count) file locks", remedy: "restore with --file-locks")
+            throw CheckpointError("restore", .image("filelocks.img"), "the programs held \(entries.count) file locks", remedy: "restore with --file-locks", option: "--file-locks")
         }
         byProcess = Dictionary(grouping: entries, by: \.pid)
     }
@@ -60,10 +60,33 @@ package struct FileLockRestore {
     private func check(_ result: Int, _ lock: FileLock, _ subject: CheckpointError.Subject) throws {
         if result >= 0 { return }
         let error = Errno(Int32(truncatingIfNeeded: -result))
+        throw Self.failed(lock, subject, error)
+    }
+    private static func failed(_ lock: FileLock, _ subject: CheckpointError.Subject, _ error: Errno) -> CheckpointError {
         let taken = error.rawValue == EAGAIN || error.rawValue == EACCES
-        throw CheckpointError(
+        return CheckpointError(
             "restore", subject, "\(lock.words) can't be taken again: " + (taken ? "another process holds the file" : "\(error)"),
             remedy: taken ? "end that process (lslocks, lsof)" : nil, errno: error)
+    }
+
+    /// What `take` would refuse, by the kernel's list of all locks (proc_locks(5)).
+    /// - Parameter files: the file id behind each descriptor number of the process.
+    package func check(_ process: Int32, files: [Int32: UInt32], _ context: RestoreContext) throws {
+        let held = (try? Files.text("/proc/locks"))?.split(separator: "\n").map(String.init) ?? []
+        for entry in byProcess[process] ?? [] {
+            guard let lock = FileLock(entry), lock.kind != .lease, let file = files[entry.fd], let reg = context.files[file]?.reg else { continue }
+            let subject = CheckpointError.Subject.descriptor(entry.fd, path: path(of: file, context), of: ThreadID(process))
+            try context.verify("\(subject)", "\(lock.words) can be taken again") {
+                guard let status = try? Files.status(reg.name) else { return }
+                let device = FileStatus.kernelDevice(status.device)
+                func hex(_ number: UInt32) -> String { (number < 16 ? "0" : "") + String(number, radix: 16) }
+                let inode = "\(hex(device >> 20)):\(hex(device & 0xfffff)):\(status.inode)"
+                let conflicts = held.contains { line in
+                    line.split(separator: " ").contains(Substring(inode)) && FileLock(parsing: line).map(lock.conflicts(with:)) == true
+                }
+                if conflicts { throw Self.failed(lock, subject, Errno(EAGAIN)) }
+            }
+        }
     }
 
     /// F_SETLEASE makes the caller the file's owner for signals, and a break tells the owner: whoever it was before comes back last.

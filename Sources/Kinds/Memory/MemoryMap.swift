@@ -10,7 +10,7 @@ package enum MemoryMap {
         entries.reserveCapacity(mappings.count)
         for mapping in mappings where scratch?.lowerBound != mapping.start {
             let subject = CheckpointError.Subject.mapping(mapping.start..<mapping.end, name: mapping.name, of: process)
-            let entry = try CheckpointError.about("dump", subject) { try dump(mapping, of: process, subject, context) }
+            guard let entry = try context.attempt({ try CheckpointError.about("dump", subject) { try dump(mapping, of: process, subject, context) } }) else { continue }
             // [vvar] and [vvar_vclock] are one entry.
             if MappingStatus(rawValue: entry.status).contains(.vvar), let last = entries.last, last.statusBits.contains(.vvar), last.end == entry.start {
                 entries[entries.count - 1].end = entry.end

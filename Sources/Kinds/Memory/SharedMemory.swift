@@ -78,7 +78,7 @@ package enum SharedMemory {
     /// Saves the data areas of a memory file: pagemap-shmem-ID.img and pages of its own, copied from kernel to kernel. Holes are left
     /// out. A file of holes alone has both images, without entries (CRIU's restore insists on them); one of size 0 has none.
     package static func dumpSegment(_ descriptor: FileDescriptor, shmid: UInt64, size: UInt64, context: DumpContext) throws {
-        guard size > 0 else { return }
+        guard size > 0, context.readsContent else { return }
         guard size < UInt64(Int64.max) - page else { throw CheckpointError("dump", .object("shared memory \(shmid)"), "its size is \(size)") }
         let file = try descriptor.reopened(0)  // our own position
         let ranges = try dataRanges(file, size)
@@ -94,6 +94,7 @@ package enum SharedMemory {
             try context.images.append(pagemap, entry)
             context.statistics.shpagesWritten += entry.nrPages
         }
+        guard context.savesMemory else { return }
         try CheckpointError.about("write", .image(pages), remedy: "free space, or give another directory with -D") {
             let image = try FileDescriptor.open(pages, O_RDWR | O_CREAT | O_TRUNC, mode: 0o644, at: context.images.directory.number)
             var total = 0

@@ -89,8 +89,34 @@ package enum SysVSharedMemory {
 
     static func makeAll(_ entries: [IpcShmEntry], _ context: RestoreContext) throws {
         for entry in entries {
-            let subject = CheckpointError.Subject.object("System V shared memory \(entry.desc.id)" + (entry.desc.key == 0 ? "" : " (key 0x\(String(entry.desc.key, radix: 16)))"))
+            let subject = subject(entry)
             try CheckpointError.about("restore", subject) { try make(entry, subject, context) }
+        }
+    }
+
+    /// The segment that has the id, when it is the one of the images.
+    private static func present(_ entry: IpcShmEntry, _ subject: CheckpointError.Subject) throws -> Descriptor? {
+        guard let present = try? Descriptor.read(entry.desc.id) else { return nil }
+        guard present.key == entry.desc.key || entry.desc.mode & destroyed != 0, present.size == entry.size, present.cuid == entry.desc.cuid, present.cgid == entry.desc.cgid else {
+            throw CheckpointError("restore", subject, "its id is taken by another segment of \(present.size) bytes", remedy: "remove that with ipcrm -m \(entry.desc.id) when nobody needs it, and restore again")
+        }
+        return present
+    }
+    private static func keyTaken(_ entry: IpcShmEntry, _ subject: CheckpointError.Subject) -> CheckpointError {
+        let key = "0x\(String(entry.desc.key, radix: 16))"
+        return CheckpointError("restore", subject, "another segment has its key \(key)", remedy: "remove that with ipcrm -M \(key) when nobody needs it, and restore again", errno: Errno(EEXIST))
+    }
+    private static func subject(_ entry: IpcShmEntry) -> CheckpointError.Subject {
+        .object("System V shared memory \(entry.desc.id)" + (entry.desc.key == 0 ? "" : " (key 0x\(String(entry.desc.key, radix: 16)))"))
+    }
+
+    /// What `makeAll` would refuse.
+    package static func check(_ context: RestoreContext) throws {
+        for entry in try context.images.inventory().stasis.hostShm {
+            try context.verify("\(subject(entry))", "its id and key are free, or its own") {
+                if try present(entry, subject(entry)) != nil || entry.desc.key == 0 { return }
+                if (try? Syscall.call("shmget", SYS_shmget, Int(entry.desc.key), 0, 0)) != nil { throw keyTaken(entry, subject(entry)) }
+            }
         }
     }
 
@@ -98,10 +124,7 @@ package enum SysVSharedMemory {
         let id = entry.desc.id
         guard entry.size > 0, entry.size < 1 << 62, id < 1 << 31 else { throw CheckpointError("restore", .image("inventory.img"), "host_shm: segment \(id) has \(entry.size) bytes") }
         var isFresh = false
-        if let present = try? Descriptor.read(id) {
-            guard present.key == entry.desc.key || entry.desc.mode & destroyed != 0, present.size == entry.size, present.cuid == entry.desc.cuid, present.cgid == entry.desc.cgid else {
-                throw CheckpointError("restore", subject, "its id is taken by another segment of \(present.size) bytes", remedy: "remove that with ipcrm -m \(id) when nobody needs it, and restore again")
-            }
+        if let present = try present(entry, subject) {
             if present.attached > 0 {
                 context.log.warn("System V shared memory \(id) is attached by others: it keeps the content it has")
                 return
@@ -133,8 +156,7 @@ package enum SysVSharedMemory {
         catch {
             _ = try? Files.write("-1", to: "/proc/sys/kernel/shm_next_id")
             if error.errno == Errno(EEXIST) {
-                let key = "0x\(String(entry.desc.key, radix: 16))"
-                throw CheckpointError("restore", subject, "another segment has its key \(key)", remedy: "remove that with ipcrm -M \(key) when nobody needs it, and restore again", errno: error.errno)
+                throw keyTaken(entry, subject)
             }
             throw error
         }

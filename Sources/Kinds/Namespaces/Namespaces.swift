@@ -22,10 +22,10 @@ package struct Namespaces {
     }
 
     /// Namespaces of their own come with the containers' issue: until then a tree that has some is refused.
-    package static func check(_ processes: [ThreadID]) throws -> Namespaces {
+    package static func check(_ processes: [ThreadID], _ context: DumpContext) throws -> Namespaces {
         let cgroup = processes.first.flatMap { try? Files.link("/proc/\($0)/ns/cgroup") }
         for process in processes where (try? Files.link("/proc/\(process)/ns/cgroup")) != cgroup {
-            throw CheckpointError("dump", .task(process), "its cgroup namespace is another one than that of its tree's root: not supported yet")
+            try context.refuse(CheckpointError("dump", .task(process), "its cgroup namespace is another one than that of its tree's root: not supported yet"))
         }
         for kind in Kind.allCases.filter({ $0 != .cgroup }).map(\.rawValue) + ["pid_for_children", "time_for_children"] {
             guard let own = try? Files.link("/proc/self/ns/\(kind)") else { continue }  // a kernel without this kind
@@ -33,7 +33,7 @@ package struct Namespaces {
                 // Unreadable where a namespace for children has no process yet (namespaces(7)).
                 let theirs = try? Files.link("/proc/\(process)/ns/\(kind)")
                 if theirs != own {
-                    throw CheckpointError("dump", .task(process), "its \(kind) namespace is one of its own (\(theirs ?? "empty")): not supported yet")
+                    try context.refuse(CheckpointError("dump", .task(process), "its \(kind) namespace is one of its own (\(theirs ?? "empty")): not supported yet"))
                 }
             }
         }

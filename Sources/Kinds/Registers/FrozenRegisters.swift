@@ -2,7 +2,7 @@ import CLinux
 import Glibc
 package import Graft
 package import ImageMessages
-import Linux
+package import Linux
 
 /// The registers of a stopped thread, its blocked signals and its restartable sequence, read before the thread is grafted and
 /// before the memory of its process is saved.
@@ -21,7 +21,7 @@ package struct FrozenRegisters {
     package init(_ task: TracedTask, _ probe: SleepProbe?) throws {
         registers = try task.registersOutsideCriticalSection()
         if registers.cs == 0x23 {
-            throw CheckpointError("dump", .task(task.id), "it runs 32-bit code: 32-bit tasks are not supported yet")
+            throw Self.narrow(task.id)
         }
         signalMask = try task.signalMask()
         extended = ExtendedRegisters(area: try task.registerSet(Int(CLINUX_NT_X86_XSTATE)))
@@ -34,8 +34,22 @@ package struct FrozenRegisters {
         if sleep != nil, let remainder = probe?.remainder { try? memory.write(remainder.content, at: remainder.address) }
         let shadowStack = (try? task.registerSet(0x204 /* NT_X86_SHSTK */, size: 8)) ?? []
         if shadowStack.contains(where: { $0 != 0 }) {
-            throw CheckpointError("dump", .task(task.id), "it uses a shadow stack, which is not supported yet", remedy: "start it with GLIBC_TUNABLES=glibc.cpu.hwcaps=-SHSTK")
+            throw Self.shadowed(task.id)
         }
+    }
+
+    private static func narrow(_ task: ThreadID) -> CheckpointError {
+        CheckpointError("dump", .task(task), "it runs 32-bit code: 32-bit tasks are not supported yet")
+    }
+    private static func shadowed(_ task: ThreadID) -> CheckpointError {
+        CheckpointError("dump", .task(task), "it uses a shadow stack, which is not supported yet", remedy: "start it with GLIBC_TUNABLES=glibc.cpu.hwcaps=-SHSTK")
+    }
+
+    /// What its registers would be refused for, by the word of the program and of /proc/PID/status: of a process that runs.
+    package static func refusal(ofProgram process: ThreadID) -> CheckpointError? {
+        if let status = try? Proc.status(process), status.words("x86_Thread_features").contains("shstk") { return shadowed(process) }
+        guard let program = try? FileDescriptor.open("/proc/\(process)/exe", O_RDONLY | O_CLOEXEC), let head = try? program.read(5, at: 0) else { return nil }
+        return head == [0x7f, 0x45, 0x4c, 0x46, 1] ? narrow(process) : nil  // ELFCLASS32
     }
 
     /// Fills in registers, TLS descriptors and rseq. (Blocked signals go into different messages for leader and other threads.)

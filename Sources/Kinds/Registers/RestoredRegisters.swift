@@ -14,6 +14,21 @@ package enum RestoredRegisters {
         }
     }
 
+    private static func area(_ info: ThreadInfoX86, _ template: [UInt8], _ thread: ThreadID) throws -> [UInt8] {
+        try CheckpointError.about("restore the registers of", .task(thread), remedy: "restore on a CPU with the features of the one that dumped") {
+            try ExtendedRegisters(info.fpregs, template: template).area
+        }
+    }
+
+    /// What `apply` would refuse on this CPU.
+    package static func check(_ info: ThreadInfoX86, of thread: ThreadID) throws {
+        try check(info, thread: thread)
+        // What PTRACE_GETREGSET gives of a task that has used nothing yet.
+        var template = [UInt8](repeating: 0, count: max(512, Int(clinux_cpuid(0xd, 0).ebx)))
+        template.put(UInt32(0xffff), at: 28)
+        _ = try area(info, template, thread)
+    }
+
     /// Sets extended registers, TLS descriptors, general registers and blocked signals of a stopped thread. It may be detached
     /// in any kind of stop: nothing is left for the kernel to restart.
     /// - Parameters:
@@ -22,9 +37,7 @@ package enum RestoredRegisters {
     package static func apply(_ info: ThreadInfoX86, mask: UInt64, sleep: SleepRestore.Outcome, to task: TracedTask) throws {
         try check(info, thread: task.id)
         let template = try task.registerSet(Int(CLINUX_NT_X86_XSTATE))
-        let area = try CheckpointError.about("restore the registers of", .task(task.id), remedy: "restore on a CPU with the features of the one that dumped") {
-            try ExtendedRegisters(info.fpregs, template: template).area
-        }
+        let area = try area(info, template, task.id)
         try task.setRegisterSet(Int(CLINUX_NT_X86_XSTATE), area)
         for entry in info.tls where !entry.segNotPresent && (12...14).contains(entry.entryNumber) {
             var flags: UInt32 = entry.seg32Bit ? 1 : 0

@@ -71,6 +71,16 @@ package enum InetSocket: OpenFileKind {
 
     // Restore
 
+    /// Binds a socket of ours and lets it go again: only that asks the kernel everything.
+    package static func check(_ entries: [FileEntry], _ context: RestoreContext) throws {
+        for entry in entries.map(\.isk) {
+            try context.verify("\(CheckpointError.Subject.inetSocket(entry))", "it can be bound") {
+                let (socket, inherited) = try CheckpointError.about("restore", .inetSocket(entry)) { try create(entry, context) }
+                if !inherited { try bind(socket, entry) }
+            }
+        }
+    }
+
     package static func make(_ entries: [FileEntry], _ context: RestoreContext) throws {
         for (kind, entries) in try byProtocol(entries) { try kind.make(entries, context) }
     }
@@ -110,8 +120,11 @@ package enum InetSocket: OpenFileKind {
         if local.port == 0 && local.isAny { return }
         let noPort = local.port == 0 && entry.type != UInt32(SOCK_RAW.rawValue)
         if noPort { try socket.setOption(InetOption.bindAddressNoPort, level: InetOption.ip, to: Int32(1)) }
-        try CheckpointError.about("restore", .inetSocket(entry), remedy: "end the program that uses \(local), or give this host that address") {
+        try CheckpointError.about("restore", .inetSocket(entry), remedy: "give this host the address \(local)") {
             do throws(SyscallError) { try socket.bind(local.socketAddress) } catch {
+                if error.errno.rawValue == EADDRINUSE {
+                    throw CheckpointError("restore", .inetSocket(entry), "its address \(local) is in use", remedy: "end the program that uses it", errno: error.errno)
+                }
                 // The address was bound freely once (IP_FREEBIND, ip(7)), or the host has it no longer.
                 guard error.errno.rawValue == EADDRNOTAVAIL else { throw error }
                 let v4 = local.family == InetAddress.ipv4, level = v4 ? InetOption.ip : InetOption.ipv6, option = v4 ? InetOption.freeBind : InetOption.v6FreeBind

@@ -62,6 +62,7 @@ package enum SocketQueue {
 
     /// Saves the queue of the socket whose file id is `id`.
     package static func dump(_ socket: FileDescriptor, id: UInt32, stream: Bool, ended: Bool, subject: CheckpointError.Subject, _ context: DumpContext) throws {
+        guard context.readsContent else { return }
         for packet in try CheckpointError.about("dump", subject, { try packets(of: socket, stream: stream, ended: ended) }) {
             var entry = SkPacketEntry()
             entry.idFor = id

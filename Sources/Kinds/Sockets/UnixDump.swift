@@ -62,11 +62,11 @@ package final class UnixDump: DumpState {
                     context.log.warn("\(saved.subject): a connection that waits to be accepted is left out")
                     continue
                 }
-                throw CheckpointError(
+                try context.refuse(CheckpointError(
                     "dump", saved.subject, client == 0
                         ? "a connection waits to be accepted whose client is gone already"
                         : "a connection of socket \(client), which is outside the tree, waits to be accepted",
-                    remedy: "leave such connections out with --skip-in-flight")
+                    remedy: "leave such connections out with --skip-in-flight", option: "--skip-in-flight"))
             }
         }
     }
@@ -75,33 +75,36 @@ package final class UnixDump: DumpState {
     func externalPeers(_ context: DumpContext) throws -> [UnixSkEntry] {
         var entries = [UnixSkEntry](), seen = Set<UInt32>()
         for (inode, info, subject) in peers where dumped[inode] == nil {
-            let peer = sockets[inode]
-            let named = context.settings.external.contains { $0 == "unix[\(info.inode)]" || $0 == "unix[\(inode)]" }
-            let title = "socket \(inode)" + (peer?.name.map { " (\(UnixName.shown($0)))" } ?? "")
-            guard named || context.settings.externalUnixSockets else {
-                throw CheckpointError(
-                    "dump", subject, "its peer, \(title), is outside the tree",
-                    remedy: "dump from a common parent of both, or let the restore connect to it by name: --external unix[\(info.inode)]")
+            try context.attempt {
+                let peer = sockets[inode]
+                let named = context.settings.external.contains { $0 == "unix[\(info.inode)]" || $0 == "unix[\(inode)]" }
+                let title = "socket \(inode)" + (peer?.name.map { " (\(UnixName.shown($0)))" } ?? "")
+                guard named || context.settings.externalUnixSockets else {
+                    throw CheckpointError(
+                        "dump", subject, "its peer, \(title), is outside the tree",
+                        remedy: "dump from a common parent of both, or let the restore connect to it by name: --external unix[\(info.inode)]",
+                        option: "--external unix[\(info.inode)]")
+                }
+                guard let peer, let name = peer.name, !name.isEmpty else {
+                    throw CheckpointError("dump", subject, "its peer, \(title), is outside the tree and has no name to connect to again")
+                }
+                if !seen.insert(inode).inserted { return }
+                var entry = UnixSkEntry()
+                entry.id = context.newFileID()
+                entry.ino = inode
+                entry.type = UInt32(peer.type)
+                entry.state = UnixSocket.listening
+                entry.flags = UInt32(O_RDWR)
+                entry.uflags = UnixSocket.external
+                entry.backlog = 0
+                entry.peer = 0
+                entry.fown.uid = 0; entry.fown.euid = 0; entry.fown.signum = 0; entry.fown.pidType = 0; entry.fown.pid = 0
+                entry.opts.soSndbuf = 0; entry.opts.soRcvbuf = 0
+                entry.opts.soSndTmoSec = 0; entry.opts.soSndTmoUsec = 0; entry.opts.soRcvTmoSec = 0; entry.opts.soRcvTmoUsec = 0
+                entry.name = .init(imageBytes: name)
+                entry.nsID = context.networkNamespaceID
+                entries.append(entry)
             }
-            guard let peer, let name = peer.name, !name.isEmpty else {
-                throw CheckpointError("dump", subject, "its peer, \(title), is outside the tree and has no name to connect to again")
-            }
-            if !seen.insert(inode).inserted { continue }
-            var entry = UnixSkEntry()
-            entry.id = context.newFileID()
-            entry.ino = inode
-            entry.type = UInt32(peer.type)
-            entry.state = UnixSocket.listening
-            entry.flags = UInt32(O_RDWR)
-            entry.uflags = UnixSocket.external
-            entry.backlog = 0
-            entry.peer = 0
-            entry.fown.uid = 0; entry.fown.euid = 0; entry.fown.signum = 0; entry.fown.pidType = 0; entry.fown.pid = 0
-            entry.opts.soSndbuf = 0; entry.opts.soRcvbuf = 0
-            entry.opts.soSndTmoSec = 0; entry.opts.soSndTmoUsec = 0; entry.opts.soRcvTmoSec = 0; entry.opts.soRcvTmoUsec = 0
-            entry.name = .init(imageBytes: name)
-            entry.nsID = context.networkNamespaceID
-            entries.append(entry)
         }
         return entries
     }

@@ -49,8 +49,11 @@ package enum UnixName {
     static func bind(_ socket: FileDescriptor, as entry: UnixSkEntry, _ context: RestoreContext) throws -> (SocketAddress, FileDescriptor?) {
         let name = Array(entry.name)
         guard let first = name.first, first != 0 else {
-            try CheckpointError.about("restore", .unixSocket(entry), remedy: "the name is in use; end the program that holds it") {
-                try socket.bind(SocketAddress(unix: name))
+            try CheckpointError.about("restore", .unixSocket(entry)) {
+                do throws(SyscallError) { try socket.bind(SocketAddress(unix: name)) } catch {
+                    if error.errno.rawValue == EADDRINUSE { throw inUse(entry) }
+                    throw error
+                }
             }
             return (SocketAddress(unix: name), nil)
         }
@@ -63,13 +66,7 @@ package enum UnixName {
                 if entry.deleted {
                     made = try makeParents(of: path)
                     moved = (try? Files.rename(path, to: aside)) != nil
-                } else if let there = try? Files.status(path, followLinks: false) {
-                    guard there.type == S_IFSOCK else {
-                        throw CheckpointError(
-                            "restore", .unixSocket(entry), "\(path) exists and is not a socket", remedy: "move that file out of the way")
-                    }
-                    try Files.unlink(path)
-                }
+                } else if try isTaken(path, entry) { try Files.unlink(path) }
                 defer {
                     if moved { _ = try? Files.rename(aside, to: path) }
                     for directory in made.reversed() { _ = try? Files.unlink(directory, flags: AT_REMOVEDIR) }
@@ -83,6 +80,34 @@ package enum UnixName {
                 if entry.deleted { try Files.unlink(path) } else { removeIfRestoreFails(node, path, context) }
                 return (SocketAddress(unix: Array(node.procPath.utf8) + [0]), node)
             }
+        }
+    }
+
+    private static func inUse(_ entry: UnixSkEntry) -> CheckpointError {
+        CheckpointError("restore", .unixSocket(entry), "its name is in use", remedy: "end the program that holds it", errno: Errno(EADDRINUSE))
+    }
+
+    /// Whether an old socket's file is in the way; any other file is an error, and so is a directory that is missing.
+    private static func isTaken(_ path: String, _ entry: UnixSkEntry) throws -> Bool {
+        let directory = path.lastIndex(of: "/").map { $0 == path.startIndex ? "/" : String(path[..<$0]) } ?? "."
+        _ = try Files.status(directory)
+        guard let there = try? Files.status(path, followLinks: false) else { return false }
+        if there.type == S_IFSOCK { return true }
+        throw CheckpointError("restore", .unixSocket(entry), "\(path) exists and is not a socket", remedy: "move that file out of the way")
+    }
+
+    /// What `bind` would refuse.
+    static func check(_ entry: UnixSkEntry) throws {
+        let name = Array(entry.name)
+        guard let first = name.first, !entry.deleted else { return }
+        if first == 0 {
+            let shown = shown(name)
+            let lines = ((try? Files.text("/proc/net/unix")) ?? "").split(separator: "\n")
+            if lines.contains(where: { $0.split(separator: " ", maxSplits: 7).last.map(String.init) == shown }) { throw inUse(entry) }
+            return
+        }
+        try CheckpointError.about("restore", .unixSocket(entry)) {
+            try inDirectory(entry.hasNameDir ? entry.nameDir : nil) { _ = try isTaken(path(name), entry) }
         }
     }
 

@@ -70,6 +70,13 @@ package enum UnixSocket: OpenFileKind {
 
     // Restore
 
+    package static func check(_ entries: [FileEntry], _ context: RestoreContext) throws {
+        try context.verify("\(entries.count) unix sockets", "they can be connected as they were") { try UnixRestore().take(entries.map(\.usk), context) }
+        for entry in entries where !entry.usk.name.isEmpty && entry.usk.uflags & external == 0 && entry.usk.state != established {
+            try context.verify("\(CheckpointError.Subject.unixSocket(entry.usk))", "its name is free") { try UnixName.check(entry.usk) }
+        }
+    }
+
     package static func make(_ entries: [FileEntry], _ context: RestoreContext) throws {
         let restore = context.state(of: UnixRestore.self)
         try restore.take(entries.map(\.usk), context)

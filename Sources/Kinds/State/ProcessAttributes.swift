@@ -1,11 +1,11 @@
 import CLinux
 import Glibc
 import Graft
-import ImageMessages
-import Linux
+package import ImageMessages
+package import Linux
 
 /// What belongs to a process as a whole and has a file below /proc/PID: OOM score, core dump filter, autogroup, login id.
-enum ProcessAttributes {
+package enum ProcessAttributes {
     static func dump(of process: ThreadID, into core: inout TaskCoreEntry) throws {
         func text(_ name: String) -> String? {
             (try? Files.text("/proc/\(process)/\(name)")).flatMap { $0.split(separator: "\n").first.map(String.init) }
@@ -16,6 +16,18 @@ enum ProcessAttributes {
         if let value = text("coredump_filter").flatMap({ UInt32($0, radix: 16) }), value != 0x33 { core.stasis.coredumpFilter = value }
         // "/autogroup-25 nice 0" (sched(7))
         if let value = text("autogroup")?.split(separator: " ").last.flatMap({ Int64($0) }), value != 0 { core.stasis.autogroup = value }
+    }
+
+    private static func tooSafe(_ score: Int32, _ process: ThreadID) -> CheckpointError {
+        CheckpointError("restore", .task(process), "its OOM score adjustment \(score) is below ours", remedy: "restore with CAP_SYS_RESOURCE")
+    }
+
+    /// What `restore` would refuse.
+    package static func check(_ core: TaskCoreEntry, of process: ThreadID) throws {
+        guard core.hasOomScoreAdj, (try? Proc.status(.current))?.hexadecimal("CapEff").map({ $0 & 1 << 24 == 0 }) == true,
+            let least = (try? Files.text("/proc/self/oom_score_adj"))?.split(separator: "\n").first.flatMap({ Int32($0) }), core.oomScoreAdj < least
+        else { return }
+        throw tooSafe(core.oomScoreAdj, process)
     }
 
     /// Written by us, who may (raising the OOM score's minimum needs CAP_SYS_RESOURCE); values that hold already are left alone.
@@ -30,7 +42,7 @@ enum ProcessAttributes {
             guard (-1000...1000).contains(core.oomScoreAdj) else { throw CheckpointError("restore", .object("the OOM score"), "\(core.oomScoreAdj) is none") }
             do { try write("\(core.oomScoreAdj)", to: "oom_score_adj") }
             catch let error as SyscallError where error.errno == Errno(EACCES) || error.errno == Errno(EPERM) {
-                throw CheckpointError("restore", .task(process), "its OOM score adjustment \(core.oomScoreAdj) is below ours: \(error)", remedy: "restore with CAP_SYS_RESOURCE")
+                throw tooSafe(core.oomScoreAdj, process)
             }
         }
         if core.hasStasis, core.stasis.hasCoredumpFilter { try write("0x" + String(core.stasis.coredumpFilter, radix: 16), to: "coredump_filter") }

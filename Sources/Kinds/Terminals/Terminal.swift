@@ -58,6 +58,8 @@ package enum Terminal: OpenFileKind {
         return entry
     }
 
+    package static func check(_ entries: [FileEntry], _ context: RestoreContext) throws { try TerminalRestore().check(context) }
+
     package static func make(_ entries: [FileEntry], _ context: RestoreContext) throws {
         let state = context.state(of: TerminalRestore.self)
         try state.open(context)

@@ -48,7 +48,7 @@ final class TerminalDump: DumpState {
         if type != .ctty && !context.settings.shellJob {
             throw CheckpointError(
                 "dump", file.subject, "it is a terminal of the machine, which no restore can make",
-                remedy: "close it, open the same device again on restore with --shell-job, or bring another along with --external \(key)")
+                remedy: "close it, open the same device again on restore with --shell-job, or bring another along with --external \(key)", option: "--shell-job")
         }
         try save(id, type, file, index: nil, context)
         return id
@@ -99,11 +99,12 @@ final class TerminalDump: DumpState {
     private func finish(_ context: DumpContext) throws {
         for (index, slave) in slaves.sorted(by: { $0.key < $1.key }) where masters[index] == nil {
             if (try? slave.descriptor.terminalSettings()) == nil { continue }  // hung up: needs no master
-            guard context.settings.shellJob else {
+            if !context.settings.shellJob {
                 let status = try slave.descriptor.status()
-                throw CheckpointError(
+                try context.refuse(CheckpointError(
                     "dump", slave.subject, "the other side of this terminal is outside the tree",
-                    remedy: "restore it to the terminal of the caller with --shell-job on dump and restore, or bring another along with --external tty[\(String(status.rdev, radix: 16)):\(String(status.device, radix: 16))]")
+                    remedy: "restore it to the terminal of the caller with --shell-job on dump and restore, or bring another along with --external tty[\(String(status.rdev, radix: 16)):\(String(status.device, radix: 16))]",
+                    option: "--shell-job"))
             }
         }
         for (index, master) in masters where sessions[Int32(bitPattern: Terminal.slaveDevice(index))] != nil && !saved.contains(index << 1) {
@@ -112,7 +113,7 @@ final class TerminalDump: DumpState {
             saved.insert(index << 1)
             try context.images.append("tty-info.img", status)
         }
-        for (index, master) in masters.sorted(by: { $0.key < $1.key }) {
+        for (index, master) in masters.sorted(by: { $0.key < $1.key }) where context.readsContent {
             let subject = CheckpointError.Subject.object("the queues of /dev/pts/\(index)")
             let (output, input) = try CheckpointError.about("dump", subject) { try TerminalQueue.look(master: master, slave: slaves[index]?.descriptor) }
             for (id, data) in [(index << 1 | 1, output), (index << 1, input)] where !data.isEmpty {

@@ -85,9 +85,7 @@ final class TerminalRestore: DumpState {
             let made = try CheckpointError.about("restore", subject) { try FileDescriptor.open(path, O_RDWR | O_NOCTTY) }
             let index = try CheckpointError.about("restore", subject) { try made.terminalIndex() }
             guard index <= next || wanted.contains(index), spare.count < 1 << 16 else {
-                throw CheckpointError(
-                    "restore", subject, "/dev/pts/\(next) is taken by a terminal outside the tree",
-                    remedy: "close that terminal, or restore in a mount namespace with a devpts of its own")
+                throw Self.taken(next)
             }
             if wanted.remove(index) == nil { spare.append(made); continue }
             masters[index] = made
@@ -145,13 +143,10 @@ final class TerminalRestore: DumpState {
     /// A slave whose master is outside the tree: --inherit-fd, or the terminal that we were started from.
     private func openOrphan(_ entry: TtyFileEntry, _ info: TtyInfoEntry, _ context: RestoreContext) throws {
         if files[entry.id] != nil { return }  // hung up
-        if let given = try context.inherited(key(info)) { files[entry.id] = given; return }
-        guard context.settings.shellJob else {
-            throw CheckpointError(
-                "restore", subject(info), "its master was outside the tree", remedy: "restore it to this terminal with --shell-job, or give one with --inherit-fd fd[N]:\(key(info))")
-        }
-        guard let mine = (0...2).first(where: { number in (try? FileDescriptor.open("/proc/self/fd/\(number)", O_RDWR | O_NOCTTY).terminalSettings()) != nil }) else {
-            throw CheckpointError("restore", subject(info), "--shell-job gives it the terminal of the caller, but none of descriptors 0, 1 and 2 is a terminal")
+        let mine: Int32
+        switch try replacement(info, context) {
+        case .given(let given): files[entry.id] = given; return
+        case .callers(let number): mine = number
         }
         try CheckpointError.about("restore", subject(info)) {
             let terminal = try FileDescriptor.open("/proc/self/fd/\(mine)", Int32(bitPattern: entry.flags & 3) | O_NOCTTY)
@@ -163,6 +158,48 @@ final class TerminalRestore: DumpState {
         }
     }
     private var callerGroup: (terminal: FileDescriptor, group: UInt32)?
+
+    /// What takes the place of a terminal whose other side was outside the tree.
+    private enum Replacement { case given(FileDescriptor), callers(Int32) }
+    private func replacement(_ info: TtyInfoEntry, _ context: RestoreContext) throws -> Replacement {
+        if let given = try context.inherited(key(info)) { return .given(given) }
+        guard context.settings.shellJob else {
+            throw CheckpointError(
+                "restore", subject(info), "its master was outside the tree", remedy: "restore it to this terminal with --shell-job, or give one with --inherit-fd fd[N]:\(key(info))")
+        }
+        guard let mine = (0...2).first(where: { number in (try? FileDescriptor.open("/proc/self/fd/\(number)", O_RDWR | O_NOCTTY).terminalSettings()) != nil }) else {
+            throw CheckpointError("restore", subject(info), "--shell-job gives it the terminal of the caller, but none of descriptors 0, 1 and 2 is a terminal")
+        }
+        return .callers(Int32(mine))
+    }
+
+    private static func taken(_ index: UInt32) -> CheckpointError {
+        CheckpointError(
+            "restore", .object("pseudoterminal \(index)"), "/dev/pts/\(index) is taken by a terminal outside the tree",
+            remedy: "close that terminal, or restore in a mount namespace with a devpts of its own")
+    }
+
+    /// What `open` would refuse.
+    func check(_ context: RestoreContext) throws {
+        for info in try context.images.all("tty-info.img", TtyInfoEntry.self, optional: true) { infos[info.id] = info }
+        let entries = entries(context)
+        let masters = Set(try entries.map(info).filter { $0.type == .pty && $0.id & 1 == 1 }.map(\.pty.index))
+        for entry in entries {
+            let info = try info(entry)
+            try context.verify("\(subject(info))", "it can be made, or is given") {
+                switch info.type {
+                case .pty where masters.contains(info.pty.index):
+                    if (try? Files.status("/dev/pts/\(info.pty.index)")) != nil { throw Self.taken(info.pty.index) }
+                case .pty: if info.hasTermios { _ = try replacement(info, context) }
+                case .ctty: break
+                case .extTty: _ = try external(info, context)
+                default:
+                    let path = try path(entry, context)
+                    try CheckpointError.about("restore", .file(path)) { _ = try Files.status(path) }
+                }
+            }
+        }
+    }
 
     private func key(_ info: TtyInfoEntry) -> String { "tty[\(String(info.rdev, radix: 16)):\(String(info.dev, radix: 16))]" }
 

@@ -1,0 +1,181 @@
+import CLinux
+import Glibc
+import ImageMessages
+import Images
+import Kinds
+import Linux
+
+/// `restore --check-only`: the plan of a restore held against this machine. It makes nothing and runs no hook. Each thing is looked at by
+/// the function that the restore itself asks, so a cause found here has the words that the restore would end with.
+package struct RestoreCheck {
+    private let request: Restore.Request
+    private var report = CheckReport("restore")
+
+    /// - Parameter pidFile: the file that the restore would make.
+    package static func run(_ request: Restore.Request, pidFile: String? = nil) -> CheckReport {
+        var check = Self(request: request)
+        check.lookAtCaller()
+        if let pidFile, (try? Files.status(pidFile)) != nil {
+            check.refused(CheckpointError("write", .file(pidFile), "\(SyscallError("openat", .path(pidFile), EEXIST))", remedy: PidFileWords.remedy, errno: Errno(EEXIST)))
+        }
+        do { try check.lookAtImages() } catch { check.refused(error) }
+        return check.report
+    }
+
+    private init(request: Restore.Request) { self.request = request }
+
+    private mutating func refused(_ error: any Error, about object: String = "the images") { report.verdicts.append(Verdict(error, about: object)) }
+    private mutating func fine(_ object: String, _ text: String) { report.verdicts.append(Verdict(ok: object, text)) }
+    private mutating func doubtful(_ object: String, _ text: String, remedy: String? = nil) {
+        report.verdicts.append(Verdict(warning: object, text, remedy: remedy))
+    }
+    /// `body` throws what the restore would.
+    private mutating func look(_ object: String, _ found: String, _ body: () throws -> Void) {
+        do {
+            try body()
+            fine(object, found)
+        } catch { refused(error, about: object) }
+    }
+
+    private mutating func lookAtImages() throws {
+        let request = request
+        let images = try ImageDirectory(request.images)
+        if let rules = request.settings.processor {
+            look("this CPU", "it has what the images need") { try Restore.checkProcessor(images, rules, request.log) }
+        }
+        let input = try RestoreInput(images)
+        fine("the images", "\(input.members.count) tasks, consistent" + (input.inventory.stasis.checkOnly ? "; of a dump that only checked, without content" : ""))
+        let context = RestoreContext(settings: request.settings, log: request.log, images: images, files: input.files, checksOnly: true)
+
+        lookAtTree(input)
+        lookAtMemory(input)
+        for (pid, process) in input.processes.sorted(by: { $0.key < $1.key }) { lookAtState(of: ThreadID(pid), process) }
+        do { try lookAtFiles(input, context) } catch { refused(error) }
+        for finding in context.findings {
+            switch finding {
+            case .fine(let object, let text): fine(object, text)
+            case .doubtful(let object, let text, let remedy): doubtful(object, text, remedy: remedy)
+            case .refused(let error): refused(error)
+            }
+        }
+    }
+
+    // MARK: tasks
+
+    private mutating func lookAtTree(_ input: RestoreInput) {
+        do {
+            let plan = try TreePlan(input.members, shellJob: request.settings.shellJob)
+            fine("the tree", "\(plan.steps.count) steps make it")
+            let taken = plan.ids.sorted().compactMap(RestoreInput.taken)
+            for error in taken { refused(error) }
+            if taken.isEmpty { fine("the ids of its tasks", "all \(plan.ids.count) are free") }
+        } catch { refused(error) }
+    }
+
+    private mutating func lookAtMemory(_ input: RestoreInput) {
+        let processes = input.processes.values.map { (pid: $0.pid, bytes: $0.pages.bytes) }
+        let sum = processes.reduce(0) { $0 + $1.bytes }
+        look("memory", "\(Quantity.bytes(sum)) in the images") { try MemoryRoom.check(processes) }
+        if let room = MemoryRoom.Room.here, sum > room.available, processes.allSatisfy({ $0.bytes <= room.total }) {
+            doubtful("memory", "the images have \(Quantity.bytes(sum)), of which processes may share a part; \(Quantity.bytes(room.available)) are free", remedy: "free memory, or add swap space")
+        }
+        look("address spaces", "there is a hole for the restore itself") {
+            _ = try MemoryPlan.commonHole(input.processes.values.map(\.mm), size: MemoryRestorer.Places.size)
+        }
+        let own = (try? Mapping.all(of: .current, withFlags: false)) ?? []
+        let vvar = own.filter { $0.name.hasPrefix("[vvar") }.reduce(0) { $0 + $1.length }, code = own.filter { $0.name == "[vdso]" }.reduce(0) { $0 + $1.length }
+        for (pid, process) in input.processes.sorted(by: { $0.key < $1.key }) {
+            for entry in process.mm.vmas {
+                let bits = entry.statusBits
+                if bits.contains(.vvar), let misfit = MemoryRestorer.misfit(of: entry, "vvar", vvar, ThreadID(pid)) { refused(misfit) }
+                if bits.contains(.vdso), let misfit = MemoryRestorer.misfit(of: entry, "vDSO", code, ThreadID(pid)) { refused(misfit) }
+            }
+        }
+    }
+
+    private mutating func lookAtState(of pid: ThreadID, _ process: ProcessImages) {
+        look("registers of task \(pid)", "this CPU has them") {
+            for (thread, core) in [(pid.rawValue, process.core)] + process.threads {
+                try CheckpointError.about("restore", .task(pid)) { try RestoredRegisters.check(core.threadInfo, of: ThreadID(thread)) }
+            }
+        }
+        for cut in ResourceLimits.cuts(process.core.tc.rlimits) { doubtful("task \(pid)", cut) }
+        look("OOM score of task \(pid)", "it can be set") { try ProcessAttributes.check(process.core.tc, of: pid) }
+        let creds = process.core.threadCore.creds
+        for (kind, ids) in [("uid", [creds.uid, creds.euid, creds.suid, creds.fsuid]), ("gid", [creds.gid, creds.egid, creds.sgid, creds.fsgid] + creds.groups)] {
+            if let foreign = Set(ids).sorted().first(where: { !Self.isMapped($0, kind) }) {
+                refused(CheckpointError("restore", .task(pid), "\(kind) \(foreign) does not exist in our user namespace", remedy: "restore in a user namespace that maps it"))
+            }
+        }
+        if creds.hasLsmProfile, !creds.lsmProfile.isEmpty {
+            doubtful("task \(pid)", "it ran under the security label \(creds.lsmProfile), which is not given back yet")
+        }
+    }
+
+    /// user_namespaces(7): /proc/PID/uid_map has first id inside, first id outside, how many.
+    private static func isMapped(_ id: UInt32, _ kind: String) -> Bool {
+        guard let text = try? Files.text("/proc/self/\(kind)_map") else { return true }
+        return text.split(separator: "\n").contains { line in
+            let numbers = line.split(separator: " ").compactMap { UInt64($0) }
+            return numbers.count == 3 && (numbers[0]..<numbers[0] + numbers[2]).contains(UInt64(id))
+        }
+    }
+
+    // MARK: files
+
+    private mutating func lookAtFiles(_ input: RestoreInput, _ context: RestoreContext) throws {
+        let used = try input.filesInUse(context.images)
+        let byType = Dictionary(grouping: input.files.filter { used.contains($0.key) }.sorted { $0.key < $1.key }.map(\.value), by: \.type)
+        for type in byType.keys where !OpenFileKinds.all.contains(where: { $0.type == type }) { refused(Restore.unknownType(type)) }
+        for kind in OpenFileKinds.all { if let entries = byType[kind.type] { look(kind, entries, context) } }
+        var seen = Set<UInt32>()
+        for process in input.processes.values.sorted(by: { $0.pid < $1.pid }) {
+            if let program = context.files[process.mm.exeFileID], program.hasReg, seen.insert(program.id).inserted {
+                try PathFiles.check(program.reg, flags: UInt32(O_RDONLY), context)
+            }
+            for mapping in process.mm.vmas where mapping.needsFile && !mapping.statusBits.contains(.memfd) {
+                let id = UInt32(truncatingIfNeeded: mapping.shmid)
+                if let file = context.files[id], file.hasReg, seen.insert(id).inserted { try PathFiles.check(file.reg, flags: mapping.fdflags, context) }
+            }
+            try FileSystemContext.check(process.fs, context)
+        }
+        try SysVSharedMemory.check(context)
+        do {
+            let locks = try FileLockRestore(context)
+            for pid in locks.processes {
+                let table = input.processes[pid].flatMap { input.tables[$0.ids.filesID] } ?? []
+                try locks.check(pid, files: Dictionary(table.map { (Int32(bitPattern: $0.fd), $0.id) }, uniquingKeysWith: { a, _ in a }), context)
+            }
+        } catch { refused(error) }
+        do { _ = try CgroupRestore(image: input.cgroups, own: input.inventory.rootCgSet, request.settings.cgroups, context) } catch { refused(error) }
+    }
+
+    private mutating func look(_ kind: any OpenFileKind.Type, _ entries: [FileEntry], _ context: RestoreContext) {
+        do { try kind.check(entries, context) } catch { refused(error) }
+    }
+
+    // MARK: ourselves
+
+    private mutating func lookAtCaller() {
+        let effective = (try? Proc.status(.current))?.hexadecimal("CapEff") ?? 0
+        // linux/capability.h, and what fails without.
+        let wanted: [(UInt64, String, String)] = [
+            (19, "CAP_SYS_PTRACE", "tasks can't be traced"), (21, "CAP_SYS_ADMIN", "seccomp filters and namespaces can't be restored"),
+            (6, "CAP_SETGID", "groups can't be given back"), (7, "CAP_SETUID", "users can't be given back"), (8, "CAP_SETPCAP", "bounding sets can't be given back"),
+        ]
+        let missing = wanted.filter { effective >> $0.0 & 1 == 0 }
+        for (_, name, harm) in missing { doubtful("the caller", "it has no \(name): \(harm)", remedy: "run as root") }
+        if missing.isEmpty { fine("the caller", "it has the capabilities that a restore needs") }
+        for feature in KernelFeature.all where feature.grade == .required && !feature.isThere {
+            doubtful("the kernel", "\(feature.name) is missing (\(feature.purpose))")
+        }
+        for (descriptor, key) in request.settings.inherited where fcntl(descriptor, F_GETFD) == -1 {
+            refused(SyscallError("fcntl(F_DUPFD_CLOEXEC)", .fd(descriptor), EBADF), about: "--inherit-fd \(key)")
+        }
+    }
+}
+
+/// The words about `--pidfile` that check and restore share.
+package enum PidFileWords {
+    package static let remedy = "remove it if no tree uses it, or give --pidfile another name"
+}

@@ -1,0 +1,109 @@
+import Foundation
+import Glibc
+import Linux
+import Testing
+
+/// Twenty causes for which a restore fails: `restore --check-only` finds each before, and the restore ends with the same words.
+@Suite("check-only", .serialized) final class CheckOnlyTests {
+    private let directory = NSTemporaryDirectory() + "stasis-check-\(UUID().uuidString.prefix(8))"
+    private var started: [pid_t] = []
+
+    init() throws { try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true) }
+
+    deinit {
+        for pid in started {
+            kill(pid, SIGKILL)
+            var status: Int32 = 0
+            _ = unsafe waitpid(pid, &status, 0)
+        }
+        try? FileManager.default.removeItem(atPath: directory)
+    }
+
+    /// Runs lines of bash(1) in a pid and ipc namespace, where $S is stasis; answers what they print.
+    private func shell(_ lines: String) throws -> Command.Result {
+        let script = directory + "/script"
+        // What the tests' own process has open is no part of what is tested.
+        let head = "set -u\nS=\(Binaries.stasis)\ncd \(directory)\nfor n in $(ls /proc/$$/fd); do [ $n -gt 2 -a $n -ne 255 ] && eval \"exec $n>&-\"; done\n"
+        try (head + lines + "\n").write(toFile: script, atomically: false, encoding: .utf8)
+        return try Command("/usr/bin/unshare", ["-m", "-i", "-pf", "--mount-proc", "--kill-child", "/bin/bash", script], in: directory).run(within: 60)
+    }
+
+    /// A cause: what the program holds, what happens between dump and restore, what the verdict says.
+    struct Cause: Sendable, CustomTestStringConvertible {
+        let name: String
+        /// Python that the program runs before it sleeps.
+        var program = "pass"
+        var dump = "", restore = ""
+        /// Bash between dump and restore.
+        let harm: String
+        let words: String
+        var testDescription: String { name }
+    }
+
+    static let causes: [Cause] = [
+        Cause(name: "pid taken", harm: "(set -- $P; python3 -c \"import ctypes,os\nL=ctypes.CDLL(None)\nopen('/proc/sys/kernel/ns_last_pid','w').write(str($P-1))\nif os.fork()==0:\n import time; open('held','w'); time.sleep(60)\") & until [ -e held ]; do sleep 0.02; done", words: "its id is taken by"),
+        Cause(name: "file missing", program: "f=open('data')", harm: "rm data", words: "No such file or directory"),
+        Cause(name: "file of another size", program: "f=open('data')", harm: "echo more >> data", words: "bad size"),
+        Cause(name: "file of another mode", program: "f=open('data')", harm: "chmod 600 data", words: "bad mode"),
+        Cause(name: "file became a directory", program: "f=open('data')", harm: "rm data; mkdir data", words: "bad mode"),
+        Cause(name: "working directory missing", program: "os.mkdir('here'); os.chdir('here')", harm: "rm -r here", words: "No such file or directory"),
+        Cause(name: "fifo missing", program: "os.mkfifo('fifo'); f=os.open('fifo', os.O_RDWR)", harm: "rm fifo", words: "No such file or directory"),
+        Cause(name: "mapped file missing", program: "import mmap; f=open('data'); m=mmap.mmap(f.fileno(),4,prot=mmap.PROT_READ); f.close()", harm: "rm data", words: "No such file or directory"),
+        Cause(name: "library updated", program: "import ctypes; L=ctypes.CDLL('./lib.so')", harm: "cc -shared -o lib.so -x c - -Wl,--build-id=sha1 <<< 'int other(void){return 1;}'", words: "has changed since the dump"),
+        Cause(name: "program missing", program: "open('ready','w'); os.execv('./nap', ['nap', '1000'])", harm: "rm nap", words: "No such file or directory"),
+        Cause(name: "port taken", program: "import socket; s=socket.socket(); s.bind(('127.0.0.1', 45871)); s.listen()",
+              harm: "python3 -c \"import socket,time; s=socket.socket(); s.bind(('127.0.0.1',45871)); s.listen(); open('held','w'); time.sleep(60)\" & until [ -e held ]; do sleep 0.02; done", words: "is in use"),
+        Cause(name: "abstract name taken", program: "import socket; s=socket.socket(socket.AF_UNIX); s.bind('\\0'+os.getcwd()); s.listen()",
+              harm: "python3 -c \"import socket,time,os; s=socket.socket(socket.AF_UNIX); s.bind('\\0'+os.getcwd()); s.listen(); open('held','w'); time.sleep(60)\" & until [ -e held ]; do sleep 0.02; done", words: "its name is in use"),
+        Cause(name: "socket's path is a file", program: "import socket; s=socket.socket(socket.AF_UNIX); s.bind(os.getcwd()+'/sock'); s.listen()",
+              harm: "rm sock; touch sock", words: "exists and is not a socket"),
+        Cause(name: "socket's directory missing", program: "import socket; os.mkdir('run'); s=socket.socket(socket.AF_UNIX); s.bind(os.getcwd()+'/run/sock'); s.listen()",
+              harm: "rm -r run", words: "No such file or directory"),
+        Cause(name: "--file-locks not given", program: "import fcntl; f=open('data','r+'); fcntl.flock(f, fcntl.LOCK_EX)", dump: "--file-locks", harm: ":", words: "the programs held 1 file locks"),
+        Cause(name: "lock taken", program: "import fcntl; f=open('data','r+'); fcntl.flock(f, fcntl.LOCK_EX)", dump: "--file-locks", restore: "--file-locks",
+              harm: "python3 -c \"import fcntl,time; f=open('data','r+'); fcntl.flock(f, fcntl.LOCK_EX); open('held','w'); time.sleep(60)\" & until [ -e held ]; do sleep 0.02; done", words: "another process holds the file"),
+        Cause(name: "temporary name gone", program: "f=open('data'); os.link('data','other'); os.unlink('data')", dump: "--link-remap", harm: "rm link_remap.*", words: "its temporary name"),
+        Cause(name: "segment's key taken", program: "import ctypes; L=ctypes.CDLL(None); i=L.shmget(0x5145,4096,0o1600); L.shmat.restype=ctypes.c_void_p; a=L.shmat(i,None,0)",
+              harm: "ipcrm -M 0x5145; python3 -c \"import ctypes; ctypes.CDLL(None).shmget(0x5145,8192,0o1600)\"", words: "another segment"),
+        Cause(name: "CPU feature missing", dump: "--cpu-cap", restore: "--cpu-cap", harm: "rm d/cpuinfo.img", words: "without --cpu-cap"),
+        Cause(name: "session outside", program: "pass", harm: "true", words: "is led by a process outside"),
+        Cause(name: "image damaged", harm: "truncate -s 20 d/mm-$P.img", words: "mm-"),
+        Cause(name: "image missing", harm: "rm d/fdinfo-2.img", words: "fdinfo-2.img"),
+        Cause(name: "pages cut short", harm: "truncate -s 4096 d/pages-1.img", words: "pages-1.img"),
+        Cause(name: "pidfile exists", restore: "--pidfile p", harm: "touch d/p", words: "p'"),
+    ]
+
+    @Test("a cause is found before, in the words of the restore", arguments: causes)
+    func found(cause: Cause) throws {
+        try "import os,time\n\(cause.program)\nopen('ready','w')\nwhile True: time.sleep(1000)\n".write(toFile: directory + "/program.py", atomically: false, encoding: .utf8)
+        let start = cause.name == "session outside"
+            ? "setsid bash -c 'python3 program.py & echo $! > pid; sleep 60' < /dev/null > out 2>&1 & sleep 0.3; P=$(cat pid)"
+            : "setsid python3 program.py < /dev/null > out 2>&1 & P=$!"
+        let isReady = cause.name == "program missing" ? "[ $(readlink /proc/$P/exe) = $PWD/nap ]" : "[ -e ready ]"
+        let lines = """
+            mkdir d; echo some > data; cp "$(command -v sleep)" nap
+            echo 'int f(void){return 0;}' | cc -shared -o lib.so -x c - -Wl,--build-id=sha1
+            \(start)
+            for i in $(seq 500); do \(isReady) && break; sleep 0.02; done; sleep 0.05
+            $S dump -t $P -D d \(cause.dump) < /dev/null || { echo DUMP-FAILED; exit; }
+            for i in $(seq 100); do [ -e /proc/$P ] || break; wait $P 2>/dev/null; sleep 0.01; done
+            \(cause.harm)
+            $S restore --check-only -D d \(cause.restore) --json -o check.log < /dev/null > checked; echo "check $?"
+            cat checked; echo
+            $S restore -d -D d \(cause.restore) --json -o restore.log < /dev/null 2>/dev/null; echo "restore $?"
+            """
+        let result = try shell(lines)
+        let output = result.output.split(separator: "\n").map(String.init)
+        #expect(!result.output.contains("DUMP-FAILED"), "\(result)")
+        #expect(output.contains("check 1"), "\(result)")
+        #expect(output.contains("restore 1"), "\(result)")
+        let objects = try output.filter { $0.hasPrefix("{") }.map { try #require(try JSONSerialization.jsonObject(with: Data($0.utf8)) as? [String: Any]) }
+        let report = try #require(objects.first { $0["check_only"] != nil }, "\(result)")
+        let failure = try #require(objects.first { $0["error"] != nil }?["error"] as? [String: Any], "\(result)")
+        let verdicts = try #require(report["verdicts"] as? [[String: Any]])
+        let fails = verdicts.filter { $0["verdict"] as? String == "fails" }.compactMap { $0["message"] as? String }
+        let message = try #require(failure["message"] as? String)
+        #expect(fails.contains(message), "restore: \(message); check: \(fails)")
+        #expect(message.contains(cause.words), "\(message)")
+    }
+}
