@@ -44,6 +44,7 @@ package enum OpenFileKinds {
             InetSocket.self,
             NetlinkSocket.self,
             PacketSocket.self,
+            TunFile.self,
             Terminal.self,
             Pipe.self,
             Fifo.self,
