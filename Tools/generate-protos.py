@@ -54,6 +54,12 @@ EXTENSION_MESSAGES = {
             ("optional", "uint32", "peer_gid", 3, ""),
         ]),
     ],
+    "packet-sock.proto": [
+        ("stasis_packet_frame", "A part of a packet socket's receive ring.", [
+            ("optional", "uint32", "place", 1, "its number in the ring"),
+            ("optional", "bytes", "content", 2, "with its header (packet(7))"),
+        ]),
+    ],
     "sk-opts.proto": [
         ("stasis_socket_option", "A socket option that CRIU 4.2 does not save, as setsockopt(2) takes it.", [
             ("optional", "uint32", "level", 1, ""),
@@ -95,7 +101,7 @@ EXTENSIONS = {
     "netlink_sk_entry": [("optional", "uint32", "type", 20000, "SOCK_RAW or SOCK_DGRAM")],
     "packet_sock_entry": [
         ("optional", "uint32", "rx_next", 20000, "frame (version 3: block) of the ring that the kernel fills next"),
-        ("optional", "uint32", "tx_next", 20001, "frame that the kernel sends next"),
+        ("repeated", "message stasis_packet_frame", "unread", 20001, "frames (version 3: blocks) that the program has not given back"),
     ],
     "tunfile_entry": [
         ("optional", "message tun_link_entry", "link", 20000, "the device, where the dump has no image of its network namespace"),

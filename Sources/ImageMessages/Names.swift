@@ -124,6 +124,7 @@ public typealias SkOptsEntry = sk_opts_entry
 public typealias SkPacketEntry = sk_packet_entry
 public typealias SkShutdown = sk_shutdown
 public typealias StasisInventoryExt = stasis_inventory_ext
+public typealias StasisPacketFrame = stasis_packet_frame
 public typealias StasisSocketOption = stasis_socket_option
 public typealias StasisTaskExt = stasis_task_ext
 public typealias StasisThreadExt = stasis_thread_ext

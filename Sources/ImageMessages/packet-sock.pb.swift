@@ -340,21 +340,51 @@ public nonisolated struct packet_sock_entry: @unchecked Sendable {
   /// Clears the value of `rxNext`. Subsequent reads from it will return its default value.
   public mutating func clearRxNext() {_uniqueStorage()._rxNext = nil}
 
-  /// frame that the kernel sends next
-  public var txNext: UInt32 {
-    get {_storage._txNext ?? 0}
-    set {_uniqueStorage()._txNext = newValue}
+  /// frames (version 3: blocks) that the program has not given back
+  public var unread: [stasis_packet_frame] {
+    get {_storage._unread}
+    set {_uniqueStorage()._unread = newValue}
   }
-  /// Returns true if `txNext` has been explicitly set.
-  public var hasTxNext: Bool {_storage._txNext != nil}
-  /// Clears the value of `txNext`. Subsequent reads from it will return its default value.
-  public mutating func clearTxNext() {_uniqueStorage()._txNext = nil}
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
 
   fileprivate var _storage = _StorageClass.defaultInstance
+}
+
+/// Stasis's own. A part of a packet socket's receive ring.
+public nonisolated struct stasis_packet_frame: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// its number in the ring
+  public var place: UInt32 {
+    get {_place ?? 0}
+    set {_place = newValue}
+  }
+  /// Returns true if `place` has been explicitly set.
+  public var hasPlace: Bool {self._place != nil}
+  /// Clears the value of `place`. Subsequent reads from it will return its default value.
+  public mutating func clearPlace() {self._place = nil}
+
+  /// with its header (packet(7))
+  public var content: Data {
+    get {_content ?? Data()}
+    set {_content = newValue}
+  }
+  /// Returns true if `content` has been explicitly set.
+  public var hasContent: Bool {self._content != nil}
+  /// Clears the value of `content`. Subsequent reads from it will return its default value.
+  public mutating func clearContent() {self._content = nil}
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+
+  fileprivate var _place: UInt32? = nil
+  fileprivate var _content: Data? = nil
 }
 
 // MARK: - Code below here is support for the SwiftProtobuf runtime.
@@ -487,7 +517,7 @@ nonisolated extension packet_ring: SwiftProtobuf.Message, SwiftProtobuf._Message
 
 nonisolated extension packet_sock_entry: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = "packet_sock_entry"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}type\0\u{1}protocol\0\u{1}flags\0\u{1}ifindex\0\u{1}fown\0\u{1}opts\0\u{1}version\0\u{1}reserve\0\u{3}aux_data\0\u{3}orig_dev\0\u{3}vnet_hdr\0\u{1}loss\0\u{1}timestamp\0\u{3}copy_thresh\0\u{1}mclist\0\u{1}fanout\0\u{3}rx_ring\0\u{3}tx_ring\0\u{3}ns_id\0\u{4}Lx\u{4}rx_next\0\u{3}tx_next\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}type\0\u{1}protocol\0\u{1}flags\0\u{1}ifindex\0\u{1}fown\0\u{1}opts\0\u{1}version\0\u{1}reserve\0\u{3}aux_data\0\u{3}orig_dev\0\u{3}vnet_hdr\0\u{1}loss\0\u{1}timestamp\0\u{3}copy_thresh\0\u{1}mclist\0\u{1}fanout\0\u{3}rx_ring\0\u{3}tx_ring\0\u{3}ns_id\0\u{4}Lx\u{4}rx_next\0\u{1}unread\0")
 
   fileprivate class _StorageClass {
     var _id: UInt32? = nil
@@ -511,7 +541,7 @@ nonisolated extension packet_sock_entry: SwiftProtobuf.Message, SwiftProtobuf._M
     var _txRing: packet_ring? = nil
     var _nsID: UInt32? = nil
     var _rxNext: UInt32? = nil
-    var _txNext: UInt32? = nil
+    var _unread: [stasis_packet_frame] = []
 
       // This property is used as the initial default value for new instances of the type.
       // The type itself is protecting the reference to its storage via CoW semantics.
@@ -543,7 +573,7 @@ nonisolated extension packet_sock_entry: SwiftProtobuf.Message, SwiftProtobuf._M
       _txRing = source._txRing
       _nsID = source._nsID
       _rxNext = source._rxNext
-      _txNext = source._txNext
+      _unread = source._unread
     }
   }
 
@@ -609,7 +639,7 @@ nonisolated extension packet_sock_entry: SwiftProtobuf.Message, SwiftProtobuf._M
         case 19: try { try decoder.decodeSingularMessageField(value: &_storage._txRing) }()
         case 20: try { try decoder.decodeSingularUInt32Field(value: &_storage._nsID) }()
         case 20000: try { try decoder.decodeSingularUInt32Field(value: &_storage._rxNext) }()
-        case 20001: try { try decoder.decodeSingularUInt32Field(value: &_storage._txNext) }()
+        case 20001: try { try decoder.decodeRepeatedMessageField(value: &_storage._unread) }()
         default: break
         }
       }
@@ -685,9 +715,9 @@ nonisolated extension packet_sock_entry: SwiftProtobuf.Message, SwiftProtobuf._M
       try { if let v = _storage._rxNext {
         try visitor.visitSingularUInt32Field(value: v, fieldNumber: 20000)
       } }()
-      try { if let v = _storage._txNext {
-        try visitor.visitSingularUInt32Field(value: v, fieldNumber: 20001)
-      } }()
+      if !_storage._unread.isEmpty {
+        try visitor.visitRepeatedMessageField(value: _storage._unread, fieldNumber: 20001)
+      }
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -718,11 +748,50 @@ nonisolated extension packet_sock_entry: SwiftProtobuf.Message, SwiftProtobuf._M
         if _storage._txRing != rhs_storage._txRing {return false}
         if _storage._nsID != rhs_storage._nsID {return false}
         if _storage._rxNext != rhs_storage._rxNext {return false}
-        if _storage._txNext != rhs_storage._txNext {return false}
+        if _storage._unread != rhs_storage._unread {return false}
         return true
       }
       if !storagesAreEqual {return false}
     }
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension stasis_packet_frame: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = "stasis_packet_frame"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}place\0\u{1}content\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularUInt32Field(value: &self._place) }()
+      case 2: try { try decoder.decodeSingularBytesField(value: &self._content) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    try { if let v = self._place {
+      try visitor.visitSingularUInt32Field(value: v, fieldNumber: 1)
+    } }()
+    try { if let v = self._content {
+      try visitor.visitSingularBytesField(value: v, fieldNumber: 2)
+    } }()
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: stasis_packet_frame, rhs: stasis_packet_frame) -> Bool {
+    if lhs._place != rhs._place {return false}
+    if lhs._content != rhs._content {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

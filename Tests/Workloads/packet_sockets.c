@@ -84,7 +84,7 @@ WORKLOAD(packet_sockets, "packet sockets: options, memberships, filter, fanout; 
     check_equal(must(recv(bound, text, sizeof text, 0)), 17, "length of the packet that passes the filter");
 }
 
-WORKLOAD(packet_rings, "packet sockets with rings: mappings, position, packets that are not read yet", .untreated = true) {
+WORKLOAD(packet_rings, "packet sockets with rings: mappings, position, packets that are not read yet") {
     struct sockaddr_ll address = {.sll_family = AF_PACKET, .sll_protocol = htons(ethertype + 3), .sll_ifindex = if_nametoindex("lo")};
     int fd = must(socket(AF_PACKET, SOCK_RAW, 0)), sender = must(socket(AF_PACKET, SOCK_RAW, 0));
     set(fd, PACKET_VERSION, TPACKET_V2), set(fd, PACKET_IGNORE_OUTGOING, 1);
@@ -105,5 +105,56 @@ WORKLOAD(packet_rings, "packet sockets with rings: mappings, position, packets t
         char text[32];
         snprintf(text, sizeof text, "after %d", at);
         transmit(sender, ethertype + 3, text), take(fd, ring, &next, text, "after");
+    }
+}
+
+/// The packets of the next block of a ring of version 3, in order; waits for it at most five seconds.
+static void take_block(char *ring, unsigned size, unsigned blocks, unsigned *next, int from, int count, const char *what) {
+    while (count > 0) {
+        struct tpacket_block_desc *block = (void *)(ring + *next * size);
+        volatile uint32_t *status = &block->hdr.bh1.block_status;
+        for (int tries = 0; !(*status & TP_STATUS_USER); tries++) {
+            check(tries < 5000, "%s: block %u stays with the kernel", what, *next);
+            pause_ms(1);
+        }
+        struct tpacket3_hdr *packet = (void *)((char *)block + block->hdr.bh1.offset_to_first_pkt);
+        for (unsigned at = 0; at < block->hdr.bh1.num_pkts; at++, count--, from++) {
+            int number = atoi((char *)packet + packet->tp_mac + ETH_HLEN);
+            check(number == from, "%s: packet %d instead of %d in block %u", what, number, from, *next);
+            packet = (void *)((char *)packet + packet->tp_next_offset);
+        }
+        *status = TP_STATUS_KERNEL;
+        *next = (*next + 1) % blocks;
+    }
+    check_equal(count, 0, "packets too many");
+}
+
+WORKLOAD(packet_blocks, "a ring of blocks (TPACKET_V3): position, blocks that are not read yet, and one that is not full") {
+    enum { size = 1 << 14, blocks = 5, type = ethertype + 4 };
+    struct sockaddr_ll address = {.sll_family = AF_PACKET, .sll_protocol = htons(type), .sll_ifindex = if_nametoindex("lo")};
+    int fd = must(socket(AF_PACKET, SOCK_RAW, 0)), sender = must(socket(AF_PACKET, SOCK_RAW, 0));
+    set(fd, PACKET_VERSION, TPACKET_V3);
+    struct tpacket_req3 request = {.tp_block_size = size, .tp_block_nr = blocks, .tp_frame_size = frame, .tp_frame_nr = size / frame * blocks, .tp_retire_blk_tov = 20};
+    must(setsockopt(fd, SOL_PACKET, PACKET_RX_RING, &request, sizeof request));
+    char *ring = must(mmap(NULL, size * blocks, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
+    must(bind(fd, (struct sockaddr *)&address, sizeof address));
+    unsigned next = 0;
+    int sent = 0, taken = 0;
+    char text[16];
+    for (int round = 0; round < 3; round++) {
+        for (int at = 0; at < 4; at++, sent++) snprintf(text, sizeof text, "%d", sent), transmit(sender, type, text);
+        take_block(ring, size, blocks, &next, taken, 4, "before");
+        taken = sent;
+    }
+    for (int at = 0; at < 6; at++, sent++) {  // some in a block whose time runs out, some in one that is still open
+        snprintf(text, sizeof text, "%d", sent), transmit(sender, type, text);
+        if (at == 3) pause_ms(50);
+    }
+    ready();
+    take_block(ring, size, blocks, &next, taken, sent - taken, "unread");
+    for (int round = 0; round < 2 * blocks; round++) {
+        taken = sent;
+        for (int at = 0; at < 3; at++, sent++) snprintf(text, sizeof text, "%d", sent), transmit(sender, type, text);
+        take_block(ring, size, blocks, &next, taken, 3, "after");
     }
 }

@@ -66,6 +66,7 @@ package enum PacketSocket: OpenFileKind {
         if let ring = info.receiveRing { entry.rxRing = PacketRing(ring) }
         if let ring = info.transmitRing { entry.txRing = PacketRing(ring) }
         entry.nsID = context.networkNamespaceID
+        try PacketRings.dump(file.descriptor, &entry)
         known.saved[file.status.inode] = (file.id, (info.receiveRing?.bytes ?? 0) + (info.transmitRing?.bytes ?? 0))
         return entry
     }
@@ -108,7 +109,7 @@ package enum PacketSocket: OpenFileKind {
         func set(_ option: Int32, _ value: UInt32) throws {
             if value != 0 { try socket.setOption(option, level: level, to: Int32(bitPattern: value)) }
         }
-        try SocketOptions.restore(entry.opts, on: socket, extras: ExtraOptions.packet)
+        try ExtraOptions.restore(entry.opts.extra.filter { $0.level == UInt32(level) }, ExtraOptions.packet, on: socket)
         // Before the rings: the kernel refuses them afterwards (EBUSY).
         try set(Option.version, entry.version)
         try set(Option.reserve, entry.reserve)
@@ -127,6 +128,8 @@ package enum PacketSocket: OpenFileKind {
         }
         if entry.hasRxRing { try socket.setOption(Option.receiveRing, level: level, bytes: entry.rxRing.request(version: entry.version)) }
         if entry.hasTxRing { try socket.setOption(Option.transmitRing, level: level, bytes: entry.txRing.request(version: entry.version)) }
+        try PacketRings.restore(entry, socket)
+        try SocketOptions.restore(entry.opts, on: socket, extras: ExtraOptions.packet)
         if isOld {
             if entry.ifindex != 0 { try socket.bind(SocketAddress(bytes: [17, 0] + (try socket.interfaceName(entry.ifindex, room: 14)))) }
         } else if entry.protocol != 0 || entry.ifindex != 0 {

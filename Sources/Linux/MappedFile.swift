@@ -1,0 +1,34 @@
+import CLinux
+import Glibc
+
+/// A shared mapping of a file or socket in this process, unmapped when the last reference goes (mmap(2)).
+@safe public final class MappedFile {
+    private let address: UnsafeMutableRawPointer
+    public let count: Int
+
+    public init(_ file: FileDescriptor, count: Int) throws(SyscallError) {
+        let number = file.number
+        let result = try Syscall.check("mmap", .fd(number)) { unsafe Syscall.raw(SYS_mmap, 0, count, Int(PROT_READ | PROT_WRITE), Int(MAP_SHARED), Int(number), 0) }
+        unsafe address = UnsafeMutableRawPointer(bitPattern: result)!
+        self.count = count
+    }
+    deinit { unsafe munmap(address, count) }
+
+    public func read(_ range: Range<Int>) -> [UInt8] {
+        precondition(range.lowerBound >= 0 && range.upperBound <= count)
+        return unsafe Array(UnsafeRawBufferPointer(start: address + range.lowerBound, count: range.count))
+    }
+    public func write(_ bytes: [UInt8], at offset: Int) {
+        precondition(offset >= 0 && offset + bytes.count <= count)
+        unsafe bytes.withUnsafeBytes { unsafe (address + offset).copyMemory(from: $0.baseAddress!, byteCount: $0.count) }
+    }
+    /// A native word. Between two looks at what the kernel changes there has to be a system call.
+    public func word(_ offset: Int) -> UInt32 {
+        precondition(offset >= 0 && offset + 4 <= count)
+        return unsafe (address + offset).load(as: UInt32.self)
+    }
+    public func set(_ value: UInt32, at offset: Int) {
+        precondition(offset >= 0 && offset + 4 <= count)
+        unsafe (address + offset).storeBytes(of: value, as: UInt32.self)
+    }
+}
