@@ -68,6 +68,7 @@ final class FileCollector {
         }
         let link = status.type == S_IFSOCK ? "socket:[\(status.inode)]" : try Files.link("/proc/self/fd/\(descriptor.number)")
         let file = OpenFile(id: context.newFileID(), descriptor: descriptor, process: process, number: number, status: status, flags: flags, link: link)
+        if let refusal = Unsupported.reason(file) { throw refusal }
         guard let kind = OpenFileKinds.all.first(where: { $0.claims(file) }) else {
             throw CheckpointError("dump", file.subject, "files of this kind (\(link)) can't be saved", remedy: "close it in the program before the dump")
         }

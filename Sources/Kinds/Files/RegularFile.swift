@@ -15,6 +15,7 @@ package enum RegularFile: OpenFileKind {
 
     package static func dump(_ file: OpenFile, _ context: DumpContext) throws -> FileEntry {
         var reg = try entry(of: file, id: file.id, context)
+        if !reg.ext, let refusal = Unsupported.device(file) { throw refusal }
         if !reg.isPathOnly {
             // Some devices know no position (ESPIPE): told by the largest number.
             reg.pos = (try? file.position) ?? .max
