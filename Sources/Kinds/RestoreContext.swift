@@ -20,6 +20,8 @@ package final class RestoreContext {
     package var undo: [() -> Void] = []
     /// What runs when the restore has succeeded, or failed: e.g. removes ghosts' names.
     package var cleanup: [() -> Void] = []
+    /// The process of the tree with that id, once it exists: stopped, its credentials still ours.
+    package var task: (ThreadID) -> (any RestoredTask)? = { _ in nil }
     private var states: [ObjectIdentifier: AnyObject] = [:]
 
     /// --check-only: nothing is made; every finding is noted.

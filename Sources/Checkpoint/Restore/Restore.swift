@@ -228,6 +228,7 @@ package final class Restore {
         for type in byType.keys where !kinds.contains(where: { $0.type == type }) {
             throw Self.unknownType(type)
         }
+        context.task = { [unowned self] in processes[$0.rawValue] }
         let stands = try standInsForFdinfo(used)
         for kind in kinds { try kind.make(entries(kind), context) }
         for (process, number) in stands { try process.run { $0.call("close", SYS_close, .init(number)) } }

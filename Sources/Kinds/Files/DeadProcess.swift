@@ -7,6 +7,9 @@ package enum DeadProcess {
     /// Stand-ins by the number they have.
     private final class StandIns: DumpState {
         var tasks: [Int32: TracedTask] = [:]
+        var grafted: [Int32: GraftedTask] = [:]
+        /// Ids that were tried.
+        var taken: Set<Int32> = []
         init() {}
     }
 
@@ -28,6 +31,16 @@ package enum DeadProcess {
         if standIns.tasks.count == 1 { context.cleanup.append { end(context) } }
     }
 
+    /// The stand-in of a process that is gone, ready to make calls; nil when the id is taken.
+    static func grafted(_ number: Int32, _ context: RestoreContext) -> GraftedTask? {
+        let standIns = context.state(of: StandIns.self)
+        if let found = standIns.grafted[number] { return found }
+        guard standIns.taken.insert(number).inserted, (try? standIn(for: number, context)) != nil, let task = standIns.tasks[number] else { return nil }
+        let made = try? Workspace.make(in: task, at: 0x100000)
+        standIns.grafted[number] = made
+        return made
+    }
+
     /// Ends them all: when every descriptor and directory is where it belongs, for a dead process's directory can't be entered.
     package static func end(_ context: RestoreContext) {
         let standIns = context.state(of: StandIns.self)
@@ -35,7 +48,7 @@ package enum DeadProcess {
             _ = kill(number, SIGKILL)
             reap(task)
         }
-        standIns.tasks = [:]
+        (standIns.tasks, standIns.grafted) = ([:], [:])
     }
 
     private static func reap(_ task: TracedTask) {

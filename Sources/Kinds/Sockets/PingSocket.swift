@@ -1,3 +1,4 @@
+import CLinux
 import Glibc
 package import ImageMessages
 package import Linux
@@ -17,11 +18,11 @@ package enum PingSocket: InetProtocol {
         let range = (try? Files.text("/proc/sys/net/ipv4/ping_group_range"))?.split(whereSeparator: \.isWhitespace).compactMap { UInt32($0) } ?? []
         let own = getegid()
         guard range.count == 2, range[0] <= range[1], !(range[0]...range[1]).contains(own) else { return try Connectionless.make(entries, context) }
-        try Syscall.call("setresgid", SYS_setresgid_number, -1, Int(range[0]), -1)
-        defer { _ = try? Syscall.call("setresgid", SYS_setresgid_number, -1, Int(own), -1) }
+        try Syscall.call("setresgid", SYS_setresgid, -1, Int(range[0]), -1)
+        defer { _ = try? Syscall.call("setresgid", SYS_setresgid, -1, Int(own), -1) }
         try Connectionless.make(entries, context)
     }
-    private static let SYS_setresgid_number: Int32 = 119
+    
 
     package static func finish(_ entries: [InetSkEntry], _ context: RestoreContext) throws { try Connectionless.finish(entries, context) }
 }

@@ -38,6 +38,7 @@ package final class UnixRestore: DumpState {
         let entry = nodes[index].entry
         return Key(type: entry.type, name: Array(entry.name), directory: entry.nameDir)
     }
+    private func calls(_ context: RestoreContext) -> StampedCalls { StampedCalls(context) }
     private func peer(_ index: Int) -> Int? { nodes[index].entry.peer == 0 ? nil : byInode[nodes[index].entry.peer] }
     private func isPair(_ a: Int, _ b: Int) -> Bool { peer(a) == b && peer(b) == a && a != b }
     private func isConnection(_ entry: UnixSkEntry) -> Bool { entry.type != UnixSocket.datagram && entry.state == UnixSocket.established }
@@ -94,16 +95,15 @@ package final class UnixRestore: DumpState {
             }
             try CheckpointError.about("restore", .unixSocket(entry)) {
                 if let other = peer(index), isPair(index, other), nodes[other].socket == nil, nodes[other].entry.type == entry.type, !isExternal(nodes[other].entry) {
-                    try makePair(index, other, &listeners, sharing)
+                    try makePair(index, other, &listeners, sharing, context)
                 } else if isConnection(entry), peer(index) == nil {
-                    try makeHalf(index, &listeners, sharing)
+                    try makeHalf(index, &listeners, sharing, context)
                 } else if entry.type == UnixSocket.datagram, let other = peer(index), nodes[other].entry.name.isEmpty, nodes[other].socket == nil {
-                    try makeOneSided(index, other)
+                    try makeOneSided(index, other, context)
                 } else if entry.type == UnixSocket.datagram, entry.peer == 0, entry.name.isEmpty, connectedTo[entry.ino] == nil,
                     try entry.state == UnixSocket.established || !waiting.of(entry.id, context).isEmpty {
                     // Its peer was closed: sending says ECONNREFUSED once, as it would have.
-                    let pair = try FileDescriptor.socketPair(AF_UNIX, Int32(entry.type))
-                    (nodes[index].socket, lostPeers[index]) = pair
+                    (nodes[index].socket, lostPeers[index]) = try calls(context).socketPair(Int32(entry.type), entry.peerStamp)
                 } else {
                     nodes[index].socket = try FileDescriptor.socket(AF_UNIX, Int32(entry.type))
                 }
@@ -125,7 +125,7 @@ package final class UnixRestore: DumpState {
         return nodes.count - 1
     }
 
-    private func makePair(_ a: Int, _ b: Int, _ listeners: inout [Key: Int], _ sharing: [Key: Int]) throws {
+    private func makePair(_ a: Int, _ b: Int, _ listeners: inout [Key: Int], _ sharing: [Key: Int], _ context: RestoreContext) throws {
         if isConnection(nodes[a].entry) {
             for (accepted, client) in [(a, b), (b, a)] {
                 guard let listener = listener(for: accepted, &listeners, sharing) else { continue }
@@ -136,13 +136,14 @@ package final class UnixRestore: DumpState {
                 return
             }
         }
-        let pair = try FileDescriptor.socketPair(AF_UNIX, Int32(nodes[a].entry.type))
-        (nodes[a].socket, nodes[b].socket) = pair
+        // Both ends tell of the same process; where they told of two, what the one with the name told of, which had accepted.
+        let stamp = (nodes[a].entry.name.isEmpty ? nodes[b].entry.name.isEmpty : true) ? nodes[a].entry.peerStamp : nodes[b].entry.peerStamp
+        (nodes[a].socket, nodes[b].socket) = try calls(context).socketPair(Int32(nodes[a].entry.type), stamp)
         (nodes[a].connected, nodes[b].connected) = (true, true)
     }
 
     /// A connection whose other end was closed: that end is ours until the queue is filled.
-    private func makeHalf(_ index: Int, _ listeners: inout [Key: Int], _ sharing: [Key: Int]) throws {
+    private func makeHalf(_ index: Int, _ listeners: inout [Key: Int], _ sharing: [Key: Int], _ context: RestoreContext) throws {
         let type = Int32(nodes[index].entry.type)
         if let listener = listener(for: index, &listeners, sharing) {
             nodes[index].acceptFrom = listener
@@ -150,8 +151,7 @@ package final class UnixRestore: DumpState {
             lostPeers[index] = try FileDescriptor.socket(AF_UNIX, type)
             try makeListenerIfNeeded(listener)
         } else {
-            let pair = try FileDescriptor.socketPair(AF_UNIX, type)
-            (nodes[index].socket, lostPeers[index]) = pair
+            (nodes[index].socket, lostPeers[index]) = try calls(context).socketPair(type, nodes[index].entry.peerStamp)
             nodes[index].connected = true
         }
     }
@@ -162,8 +162,8 @@ package final class UnixRestore: DumpState {
     }
 
     /// A datagram socket connected to one without a name, which is not connected back (any more): only socketpair(2) connects so.
-    private func makeOneSided(_ index: Int, _ other: Int) throws {
-        let pair = try FileDescriptor.socketPair(AF_UNIX, Int32(UnixSocket.datagram))
+    private func makeOneSided(_ index: Int, _ other: Int, _ context: RestoreContext) throws {
+        let pair = try calls(context).socketPair(Int32(UnixSocket.datagram), nodes[index].entry.peerStamp)
         (nodes[index].socket, nodes[other].socket) = pair
         nodes[index].connected = true
         try pair.1.connect(SocketAddress(bytes: [0, 0]))  // AF_UNSPEC: no peer; the pair hears of it as an error, taken here
@@ -201,30 +201,31 @@ package final class UnixRestore: DumpState {
         for index in nodes.indices where nodes[index].entry.state == UnixSocket.listening {
             guard let socket = nodes[index].socket else { continue }
             let backlog = max(Int(min(nodes[index].entry.backlog, 1 << 20)), clients[index] ?? 0)
-            try CheckpointError.about("restore", .unixSocket(nodes[index].entry)) { try socket.listen(backlog) }
+            try CheckpointError.about("restore", .unixSocket(nodes[index].entry)) { try calls(context).listen(socket, backlog, nodes[index].entry.peerStamp) }
         }
-        for index in nodes.indices { if let listener = nodes[index].acceptFrom { try accept(index, from: listener) } }
+        for index in nodes.indices { if let listener = nodes[index].acceptFrom { try accept(index, from: listener, context) } }
         for index in 0..<realCount where isConnection(nodes[index].entry) && !nodes[index].connected && !isExternal(nodes[index].entry) {
-            try connectByName(index)
+            try connectByName(index, context)
         }
-        for index in 0..<realCount where nodes[index].entry.type == UnixSocket.datagram { try connectDatagram(index, depth: 0) }
+        for index in 0..<realCount where nodes[index].entry.type == UnixSocket.datagram { try connectDatagram(index, depth: 0, context) }
         for index in nodes.indices where nodes[index].entry.state == UnixSocket.listening && clients[index] ?? 0 > 0 {
-            try nodes[index].socket?.listen(Int(min(nodes[index].entry.backlog, 1 << 20)))
+            guard let socket = nodes[index].socket else { continue }
+            try calls(context).listen(socket, Int(min(nodes[index].entry.backlog, 1 << 20)), nodes[index].entry.peerStamp)
         }
         for index in nodes.indices where index >= realCount { nodes[index].socket = nil }
     }
 
-    private func accept(_ index: Int, from listener: Int) throws {
+    private func accept(_ index: Int, from listener: Int, _ context: RestoreContext) throws {
         try CheckpointError.about("restore", .unixSocket(nodes[index].entry)) {
             let client = lostPeers[index] ?? peer(index).flatMap { nodes[$0].socket }
             guard let client, let door = nodes[listener].socket, let address = nodes[listener].address else {
                 throw refuse(nodes[index].entry, "the listener it was accepted from could not be made")
             }
-            try client.connect(address)
+            let connector = try calls(context).connect(client, address, nodes[index].entry.peerStamp)
             // Somebody else may have connected in between: theirs is not ours to keep.
             while true {
                 let accepted = try door.accept()
-                if try SocketOptions.peerCredentials(of: accepted).pid == getpid() {
+                if try SocketOptions.peerCredentials(of: accepted).pid == connector {
                     nodes[index].socket = accepted
                     break
                 }
@@ -234,7 +235,7 @@ package final class UnixRestore: DumpState {
         }
     }
 
-    private func connectByName(_ index: Int) throws {
+    private func connectByName(_ index: Int, _ context: RestoreContext) throws {
         guard let other = peer(index), let socket = nodes[index].socket else { return }
         guard let address = nodes[other].address else {
             throw refuse(nodes[index].entry, "its peer, socket \(nodes[other].entry.ino), has no name to connect to")
@@ -244,14 +245,14 @@ package final class UnixRestore: DumpState {
     }
 
     /// Those that connect to this one come first.
-    private func connectDatagram(_ index: Int, depth: Int) throws {
+    private func connectDatagram(_ index: Int, depth: Int, _ context: RestoreContext) throws {
         if nodes[index].connected || isExternal(nodes[index].entry) { return }
         guard depth < realCount else { throw refuse(nodes[index].entry, "datagram sockets are connected in a circle") }
         guard let other = peer(index) else { return }
         for earlier in connectedTo[nodes[index].entry.ino] ?? [] where earlier != other && earlier != index && nodes[earlier].entry.type == UnixSocket.datagram {
-            try connectDatagram(earlier, depth: depth + 1)
+            try connectDatagram(earlier, depth: depth + 1, context)
         }
-        try connectByName(index)
+        try connectByName(index, context)
     }
 
     func publish(_ context: RestoreContext) {

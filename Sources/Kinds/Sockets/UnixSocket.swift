@@ -38,7 +38,7 @@ package enum UnixSocket: OpenFileKind {
         if let name = info.name, let first = name.first, first != 0 { try UnixName.dump(name, file, into: &socket) }
         if info.shutdown != 0 { socket.shutdown = SkShutdown(rawValue: Int(info.shutdown & 3)) ?? .none }
         socket.nsID = context.networkNamespaceID
-        if socket.type != datagram, socket.state != closed, let who = try? SocketOptions.peerCredentials(of: file.descriptor), who.pid != 0 {
+        if let who = try? SocketOptions.peerCredentials(of: file.descriptor), who.pid != 0 {
             socket.stasis.peerPid = UInt32(bitPattern: who.pid)
             socket.stasis.peerUid = who.uid
             socket.stasis.peerGid = who.gid
