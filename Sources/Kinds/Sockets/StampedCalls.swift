@@ -8,28 +8,46 @@ import Linux
 /// end for ever (unix(7)). They are made by the process that made them once, with the user and group it had; for a process that is gone a
 /// stand-in with its id calls socketpair(2), and where that can't be, we call with its user and group.
 struct StampedCalls {
-    struct Stamp: Equatable { var pid: Int32, uid: UInt32, gid: UInt32 }
+    struct Stamp: Hashable { var pid: Int32, uid: UInt32, gid: UInt32 }
     private let context: RestoreContext
     init(_ context: RestoreContext) { self.context = context }
 
-    func socketPair(_ type: Int32, _ stamp: Stamp?) throws -> (FileDescriptor, FileDescriptor) {
+    /// Pairs made ahead: a batch costs as much with many calls as with one.
+    private final class Ahead: DumpState {
+        struct Kind: Hashable { var type: Int32, stamp: Stamp }
+        var pairs: [Kind: [(FileDescriptor, FileDescriptor)]] = [:]
+        init() {}
+    }
+
+    /// - Parameter expected: how many pairs of this type and stamp will be asked for, this one included.
+    func socketPair(_ type: Int32, _ stamp: Stamp?, expected: Int = 1) throws -> (FileDescriptor, FileDescriptor) {
         guard let stamp else { return try FileDescriptor.socketPair(AF_UNIX, type) }
+        let ahead = context.state(of: Ahead.self), kind = Ahead.Kind(type: type, stamp: stamp)
+        if let pair = ahead.pairs[kind]?.popLast() { return pair }
         guard let grafted = context.task(ThreadID(stamp.pid))?.grafted ?? DeadProcess.grafted(stamp.pid, context) else {
             return try ourselves(stamp) { () throws(SyscallError) in try FileDescriptor.socketPair(AF_UNIX, type) }
         }
-        var batch = grafted.batch()
-        let ends = batch.output(8)
-        let answer = call(in: &batch, stamp) { $0.call("socketpair", SYS_socketpair, .init(AF_UNIX), .init(type | O_CLOEXEC), 0, ends.argument, mayFail: true) }
+        var batch = grafted.batch(), ends = [Batch.Buffer](), calls = [Batch.Call]()
+        call(in: &batch, stamp) { batch in
+            for _ in 0..<max(1, min(expected, 64)) {
+                ends.append(batch.output(8))
+                calls.append(batch.call("socketpair", SYS_socketpair, .init(AF_UNIX), .init(type | O_CLOEXEC), 0, ends.last!.argument, mayFail: true))
+            }
+        }
         try grafted.run(&batch)
-        if batch.result(answer) < 0 { throw SyscallError("socketpair", .task(grafted.process), Int32(-batch.result(answer))) }
-        let numbers = (Int32(bitPattern: batch.word32(of: ends, 0)), Int32(bitPattern: batch.word32(of: ends, 1)))
+        let made = zip(calls, ends).filter { batch.result($0.0) == 0 }.map { (Int32(bitPattern: batch.word32(of: $0.1, 0)), Int32(bitPattern: batch.word32(of: $0.1, 1))) }
+        if made.isEmpty { throw SyscallError("socketpair", .task(grafted.process), Int32(-batch.result(calls[0]))) }
         let process = try FileDescriptor.process(grafted.process)
-        let pair = (try FileDescriptor.duplicate(numbers.0, ofProcess: process), try FileDescriptor.duplicate(numbers.1, ofProcess: process))
+        var pairs = try made.map { (try FileDescriptor.duplicate($0.0, ofProcess: process), try FileDescriptor.duplicate($0.1, ofProcess: process)) }
         var closing = grafted.batch()
-        closing.call("close", SYS_close, .init(numbers.0))
-        closing.call("close", SYS_close, .init(numbers.1))
+        for pair in made {
+            closing.call("close", SYS_close, .init(pair.0))
+            closing.call("close", SYS_close, .init(pair.1))
+        }
         try grafted.run(&closing)
-        return pair
+        let first = pairs.removeFirst()
+        ahead.pairs[kind] = pairs
+        return first
     }
 
     func listen(_ socket: FileDescriptor, _ backlog: Int, _ stamp: Stamp?) throws {
@@ -59,10 +77,11 @@ struct StampedCalls {
         }
         let numbers = try task.receive(files)
         var batch = task.grafted.batch()
-        let answer = call(in: &batch, stamp) { add(&$0, numbers) }
+        var added: Batch.Call?
+        call(in: &batch, stamp) { added = add(&$0, numbers) }
         for number in numbers { batch.call("close", SYS_close, .init(number)) }
         try task.grafted.run(&batch)
-        if batch.result(answer) < 0 { throw SyscallError(name, .task(task.pid), Int32(-batch.result(answer))) }
+        if let added, batch.result(added) < 0 { throw SyscallError(name, .task(task.pid), Int32(-batch.result(added))) }
         return task.pid.rawValue
     }
 
@@ -75,17 +94,16 @@ struct StampedCalls {
     }
 
     /// The rights over files stay ours (setfsuid(2)): what had been permitted once is permitted again. The group first and last: changing it needs the rights that the user gives away.
-    private func call(in batch: inout Batch, _ stamp: Stamp, _ add: (inout Batch) -> Batch.Call) -> Batch.Call {
+    private func call(in batch: inout Batch, _ stamp: Stamp, _ add: (inout Batch) -> Void) {
         let (uid, gid) = (geteuid(), getegid()), keep = Batch.Argument(-1)
         if stamp.gid != gid { batch.call("setresgid", SYS_setresgid, keep, .init(stamp.gid), keep) }
         if stamp.uid != uid {
             batch.call("setresuid", SYS_setresuid, keep, .init(stamp.uid), keep)
             batch.call("setfsuid", SYS_setfsuid, .init(uid))
         }
-        let answer = add(&batch)
+        add(&batch)
         if stamp.uid != uid { batch.call("setresuid", SYS_setresuid, keep, .init(uid), keep) }
         if stamp.gid != gid { batch.call("setresgid", SYS_setresgid, keep, .init(gid), keep) }
-        return answer
     }
 
     private func ourselves<Value>(_ stamp: Stamp, _ body: () throws(SyscallError) -> Value) throws(SyscallError) -> Value {

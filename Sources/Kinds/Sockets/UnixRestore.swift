@@ -30,6 +30,9 @@ package final class UnixRestore: DumpState {
     private var realCount = 0
     /// The other ends of connections whose peer was closed, by node.
     private var lostPeers: [Int: FileDescriptor] = [:]
+    /// How many pairs are still to be made by socketpair(2), at most.
+    private var pairsToMake: [PairKind: Int] = [:]
+    private struct PairKind: Hashable { var type: UInt32, stamp: StampedCalls.Stamp? }
     /// Files of bound sockets: what the addresses go through.
     private var files: [FileDescriptor] = []
     package init() {}
@@ -85,6 +88,12 @@ package final class UnixRestore: DumpState {
         var sharing = [Key: Int]()
         for index in nodes.indices where isConnection(nodes[index].entry) && !nodes[index].entry.name.isEmpty { sharing[key(index), default: 0] += 1 }
 
+        for index in 0..<realCount where nodes[index].entry.name.isEmpty {
+            if let other = peer(index), index < other, isPair(index, other), nodes[other].entry.name.isEmpty {
+                pairsToMake[PairKind(type: nodes[index].entry.type, stamp: nodes[index].entry.peerStamp), default: 0] += 1
+            }
+        }
+
         let waiting = context.state(of: SocketQueue.Waiting.self)
         for index in 0..<realCount where nodes[index].socket == nil && !isExternal(nodes[index].entry) {
             let entry = nodes[index].entry
@@ -138,7 +147,8 @@ package final class UnixRestore: DumpState {
         }
         // Both ends tell of the same process; where they told of two, what the one with the name told of, which had accepted.
         let stamp = (nodes[a].entry.name.isEmpty ? nodes[b].entry.name.isEmpty : true) ? nodes[a].entry.peerStamp : nodes[b].entry.peerStamp
-        (nodes[a].socket, nodes[b].socket) = try calls(context).socketPair(Int32(nodes[a].entry.type), stamp)
+        (nodes[a].socket, nodes[b].socket) = try calls(context).socketPair(Int32(nodes[a].entry.type), stamp, expected: pairsToMake[.init(type: nodes[a].entry.type, stamp: stamp), default: 1])
+        pairsToMake[.init(type: nodes[a].entry.type, stamp: stamp), default: 1] -= 1
         (nodes[a].connected, nodes[b].connected) = (true, true)
     }
 
