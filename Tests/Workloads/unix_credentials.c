@@ -51,6 +51,10 @@ static void connect_as_other(void *argument) {
     must(connect(fd, (struct sockaddr *)&name, sizeof name));
     must(seteuid(0)); must(setegid(0));
     struct ucred before = peer_of(fd);
+    must(setegid(2345)); must(seteuid(1234));
+    int waiting = must(socket(AF_UNIX, SOCK_STREAM, 0));
+    must(connect(waiting, (struct sockaddr *)&name, sizeof name));
+    must(seteuid(0)); must(setegid(0));
     settle();
     await_go();
     check_peer(fd, before, "the client");
@@ -78,6 +82,8 @@ WORKLOAD(unix_peers, "SO_PEERCRED as it was: who made a pair, who connected, who
     ready();
     static const char *what[] = {"own pair", "own pair, other end", "listener", "pair of a dead process", "datagram pair of a dead process", "pair of the child", "accepted connection"};
     for (int at = 0; at < 7; at++) check_peer(fds[at], before[at], what[at]);
+    int late = must(accept(door, NULL, NULL));
+    check_peer(late, before[6], "connection that waited to be accepted");
     char text[8] = {0};
     check_equal(must(recv(accepted, text, sizeof text, 0)), 5, "bytes received");
     reap(child);

@@ -19,7 +19,7 @@ package enum UDP: InetProtocol {
             var unsent: Int32 = 0
             try file.descriptor.ioctl("SIOCOUTQ", 0x5411, &unsent)
             if unsent == 0 { return }
-            if attempt == 20 { break }
+            if attempt == 100 { break }
             usleep(1000)
         }
         throw CheckpointError(

@@ -250,7 +250,12 @@ package final class UnixRestore: DumpState {
         guard let address = nodes[other].address else {
             throw refuse(nodes[index].entry, "its peer, socket \(nodes[other].entry.ino), has no name to connect to")
         }
-        try CheckpointError.about("restore", .unixSocket(nodes[index].entry)) { try socket.connect(address) }
+        try CheckpointError.about("restore", .unixSocket(nodes[index].entry)) {
+            let waits = nodes[other].entry.state == UnixSocket.listening && !isExternal(nodes[other].entry)
+            // The owner of the socket tells the next dump who connected.
+            if waits, let stamp = nodes[index].entry.peerStamp { try Files.setOwner(socket.procPath, uid: stamp.uid, gid: stamp.gid) }
+            try calls(context).connect(socket, address, waits ? nodes[index].entry.peerStamp : nil)
+        }
         nodes[index].connected = true
     }
 

@@ -38,7 +38,10 @@ package enum UnixSocket: OpenFileKind {
         if let name = info.name, let first = name.first, first != 0 { try UnixName.dump(name, file, into: &socket) }
         if info.shutdown != 0 { socket.shutdown = SkShutdown(rawValue: Int(info.shutdown & 3)) ?? .none }
         socket.nsID = context.networkNamespaceID
-        if let who = try? SocketOptions.peerCredentials(of: file.descriptor), who.pid != 0 {
+        if socket.peer != 0, info.peer ?? 0 == 0 {
+            // Nobody has accepted it: the other end will ask who connected, and the kernel does not tell it here. The socket's owner.
+            (socket.stasis.peerPid, socket.stasis.peerUid, socket.stasis.peerGid) = (UInt32(bitPattern: file.process.rawValue), file.status.uid, file.status.gid)
+        } else if let who = try? SocketOptions.peerCredentials(of: file.descriptor), who.pid != 0 {
             socket.stasis.peerPid = UInt32(bitPattern: who.pid)
             socket.stasis.peerUid = who.uid
             socket.stasis.peerGid = who.gid
