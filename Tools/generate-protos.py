@@ -97,7 +97,11 @@ EXTENSIONS = {
         ("optional", "bytes", "sender", 20000, "sun_path of the unix socket it came from"),
         ("repeated", "uint32", "credentials", 20001, "pid, uid and gid of the sender (SCM_CREDENTIALS)"),
     ],
-    "sk_opts_entry": [("repeated", "message stasis_socket_option", "extra", 20000, "options that differ from a new socket's, in the order to set them")],
+    "sk_opts_entry": [
+        ("repeated", "message stasis_socket_option", "extra", 20000, "options that differ from a new socket's, in the order to set them"),
+        ("optional", "uint32", "owner_uid", 20001, "of the socket's inode: who may share its port (SO_REUSEPORT)"),
+        ("optional", "uint32", "owner_gid", 20002, ""),
+    ],
     "netlink_sk_entry": [("optional", "uint32", "type", 20000, "SOCK_RAW or SOCK_DGRAM")],
     "packet_sock_entry": [
         ("optional", "uint32", "rx_next", 20000, "frame (version 3: block) of the ring that the kernel fills next"),

@@ -4,6 +4,7 @@
 #include <fcntl.h>
 #include <sched.h>
 #include <signal.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <stdlib.h>
 #include <string.h>
@@ -140,4 +141,49 @@ int clinux_spawn(int executable, int pid, int sibling, uint64_t flags, int keep)
     (void)executable; (void)pid; (void)sibling; (void)flags; (void)keep; (void)spawned;
     return -ENOSYS;
 #endif
+}
+
+// The guard of sockets in TCP_REPAIR mode. It must outlive us, so it is no thread; it shares memory (no page tables are copied), not descriptors.
+struct repair_guard { int pipe, other_end, count; const int32_t *sockets, *reuse; };
+
+static int repair_guarding(void *argument) {
+    const struct repair_guard guard = *(struct repair_guard *)argument;
+    char byte;
+    long got;
+    clinux_syscall(SYS_setsid, 0, 0, 0, 0, 0, 0);
+    clinux_syscall(SYS_prctl, 15 /* PR_SET_NAME */, (long)"stasis-guard", 0, 0, 0, 0);
+    // Ahead of everybody else when we are woken: the tasks whose sockets these are run on at the same moment.
+    struct { int priority; } first = {1};
+    clinux_syscall(SYS_sched_setscheduler, 0, 1 /* SCHED_FIFO */, (long)&first, 0, 0, 0);
+    // Nothing else is held: what goes with its owner (the lock of the packets) must not wait for us.
+    unsigned next = 0;
+    for (int i = 0, waits = 1; i < guard.count || waits;) {
+        unsigned keep = waits && (i == guard.count || guard.pipe < guard.sockets[i]) ? (waits = 0, guard.pipe) : guard.sockets[i++];
+        if (next < keep) clinux_syscall(SYS_close_range, next, keep - 1, 0, 0, 0, 0);
+        next = keep + 1;
+    }
+    clinux_syscall(SYS_close_range, next, ~0u, 0, 0, 0, 0);
+    do got = clinux_syscall(SYS_read, guard.pipe, (long)&byte, 1, 0, 0, 0);
+    while (got == -EINTR);
+    if (got <= 0) {
+        int32_t off = -1;  // TCP_REPAIR_OFF_NO_WP: without a window probe
+        for (int i = 0; i < guard.count; i++) {
+            clinux_syscall(SYS_setsockopt, guard.sockets[i], 6 /* SOL_TCP */, 19 /* TCP_REPAIR */, (long)&off, sizeof off, 0);
+            clinux_syscall(SYS_setsockopt, guard.sockets[i], SOL_SOCKET, SO_REUSEADDR, (long)&guard.reuse[i], sizeof(int32_t), 0);
+        }
+    }
+    clinux_syscall(SYS_exit, 0, 0, 0, 0, 0, 0);
+    return 0;
+}
+
+int clinux_repair_guard(int pipe, int other_end, const int32_t *sockets, const int32_t *reuse, int count, void *stack, size_t stack_size) {
+    struct repair_guard *guard = stack;  // at the low end, where the stack does not grow to
+    *guard = (struct repair_guard){pipe, other_end, count, sockets, reuse};
+    sigset_t all, before;
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, &before);
+    int pid = clone(repair_guarding, (char *)stack + stack_size, CLONE_VM, guard);
+    int result = pid < 0 ? -errno : pid;
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    return result;
 }

@@ -271,6 +271,26 @@ public nonisolated struct sk_opts_entry: @unchecked Sendable {
     set {_uniqueStorage()._extra = newValue}
   }
 
+  /// of the socket's inode: who may share its port (SO_REUSEPORT)
+  public var ownerUid: UInt32 {
+    get {_storage._ownerUid ?? 0}
+    set {_uniqueStorage()._ownerUid = newValue}
+  }
+  /// Returns true if `ownerUid` has been explicitly set.
+  public var hasOwnerUid: Bool {_storage._ownerUid != nil}
+  /// Clears the value of `ownerUid`. Subsequent reads from it will return its default value.
+  public mutating func clearOwnerUid() {_uniqueStorage()._ownerUid = nil}
+
+  /// Stasis's own
+  public var ownerGid: UInt32 {
+    get {_storage._ownerGid ?? 0}
+    set {_uniqueStorage()._ownerGid = newValue}
+  }
+  /// Returns true if `ownerGid` has been explicitly set.
+  public var hasOwnerGid: Bool {_storage._ownerGid != nil}
+  /// Clears the value of `ownerGid`. Subsequent reads from it will return its default value.
+  public mutating func clearOwnerGid() {_uniqueStorage()._ownerGid = nil}
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -328,7 +348,7 @@ nonisolated extension sk_shutdown: SwiftProtobuf._ProtoNameProviding {
 
 nonisolated extension sk_opts_entry: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = "sk_opts_entry"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}so_sndbuf\0\u{3}so_rcvbuf\0\u{3}so_snd_tmo_sec\0\u{3}so_snd_tmo_usec\0\u{3}so_rcv_tmo_sec\0\u{3}so_rcv_tmo_usec\0\u{1}reuseaddr\0\u{3}so_priority\0\u{3}so_rcvlowat\0\u{3}so_mark\0\u{3}so_passcred\0\u{3}so_passsec\0\u{3}so_dontroute\0\u{3}so_no_check\0\u{3}so_bound_dev\0\u{3}so_filter\0\u{3}so_reuseport\0\u{3}so_broadcast\0\u{3}so_keepalive\0\u{3}tcp_keepcnt\0\u{3}tcp_keepidle\0\u{3}tcp_keepintvl\0\u{3}so_oobinline\0\u{3}so_linger\0\u{3}so_buf_lock\0\u{2}Gx\u{4}extra\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}so_sndbuf\0\u{3}so_rcvbuf\0\u{3}so_snd_tmo_sec\0\u{3}so_snd_tmo_usec\0\u{3}so_rcv_tmo_sec\0\u{3}so_rcv_tmo_usec\0\u{1}reuseaddr\0\u{3}so_priority\0\u{3}so_rcvlowat\0\u{3}so_mark\0\u{3}so_passcred\0\u{3}so_passsec\0\u{3}so_dontroute\0\u{3}so_no_check\0\u{3}so_bound_dev\0\u{3}so_filter\0\u{3}so_reuseport\0\u{3}so_broadcast\0\u{3}so_keepalive\0\u{3}tcp_keepcnt\0\u{3}tcp_keepidle\0\u{3}tcp_keepintvl\0\u{3}so_oobinline\0\u{3}so_linger\0\u{3}so_buf_lock\0\u{2}Gx\u{4}extra\0\u{3}owner_uid\0\u{3}owner_gid\0")
 
   fileprivate class _StorageClass {
     var _soSndbuf: UInt32? = nil
@@ -357,6 +377,8 @@ nonisolated extension sk_opts_entry: SwiftProtobuf.Message, SwiftProtobuf._Messa
     var _soLinger: UInt32? = nil
     var _soBufLock: UInt32? = nil
     var _extra: [stasis_socket_option] = []
+    var _ownerUid: UInt32? = nil
+    var _ownerGid: UInt32? = nil
 
       // This property is used as the initial default value for new instances of the type.
       // The type itself is protecting the reference to its storage via CoW semantics.
@@ -393,6 +415,8 @@ nonisolated extension sk_opts_entry: SwiftProtobuf.Message, SwiftProtobuf._Messa
       _soLinger = source._soLinger
       _soBufLock = source._soBufLock
       _extra = source._extra
+      _ownerUid = source._ownerUid
+      _ownerGid = source._ownerGid
     }
   }
 
@@ -449,6 +473,8 @@ nonisolated extension sk_opts_entry: SwiftProtobuf.Message, SwiftProtobuf._Messa
         case 24: try { try decoder.decodeSingularUInt32Field(value: &_storage._soLinger) }()
         case 25: try { try decoder.decodeSingularUInt32Field(value: &_storage._soBufLock) }()
         case 20000: try { try decoder.decodeRepeatedMessageField(value: &_storage._extra) }()
+        case 20001: try { try decoder.decodeSingularUInt32Field(value: &_storage._ownerUid) }()
+        case 20002: try { try decoder.decodeSingularUInt32Field(value: &_storage._ownerGid) }()
         default: break
         }
       }
@@ -539,6 +565,12 @@ nonisolated extension sk_opts_entry: SwiftProtobuf.Message, SwiftProtobuf._Messa
       if !_storage._extra.isEmpty {
         try visitor.visitRepeatedMessageField(value: _storage._extra, fieldNumber: 20000)
       }
+      try { if let v = _storage._ownerUid {
+        try visitor.visitSingularUInt32Field(value: v, fieldNumber: 20001)
+      } }()
+      try { if let v = _storage._ownerGid {
+        try visitor.visitSingularUInt32Field(value: v, fieldNumber: 20002)
+      } }()
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -574,6 +606,8 @@ nonisolated extension sk_opts_entry: SwiftProtobuf.Message, SwiftProtobuf._Messa
         if _storage._soLinger != rhs_storage._soLinger {return false}
         if _storage._soBufLock != rhs_storage._soBufLock {return false}
         if _storage._extra != rhs_storage._extra {return false}
+        if _storage._ownerUid != rhs_storage._ownerUid {return false}
+        if _storage._ownerGid != rhs_storage._ownerGid {return false}
         return true
       }
       if !storagesAreEqual {return false}

@@ -30,6 +30,12 @@ package final class DumpContext {
     package var undo: [() -> Void] = []
     /// The id of the network namespace that is the tree's, for sockets' ns_id.
     package var networkNamespaceID: UInt32 = 2
+    /// dump_criu_run_id: a random UUID that names what the dump leaves behind for the restore.
+    package var runID = ""
+    /// Runs a hook point of the action scripts.
+    package var hook: (_ point: String) throws -> Void = { _ in }
+    /// For a dump that ends the tree: what runs after the commit and the last hook, just before the tasks are killed; and when they are dead.
+    package var beforeKill: [() throws -> Void] = [], afterKill: [() -> Void] = []
     /// What is left to do when every process has been saved, before the commit.
     package var late: [() throws -> Void] = []
     package var statistics = DumpStatsEntry.zero

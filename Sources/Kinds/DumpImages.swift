@@ -45,6 +45,14 @@ package final class DumpImages {
         try writer.finish(sync: false)
     }
 
+    /// The same for an image of one entry and the bytes that follow it.
+    package func write(_ name: String, _ message: some Message, payload: [UInt8]) throws {
+        let writer = try ImageWriter(directory: directory, name: name)
+        try writer.append(message)
+        try writer.appendRaw(payload)
+        try writer.finish(sync: false)
+    }
+
     /// Writes out what is buffered and closes every image. What has been written is on the disk only after `flushToDisk`.
     package func finish() throws {
         for name in writers.keys.sorted() { try writers[name]!.finish(sync: false) }

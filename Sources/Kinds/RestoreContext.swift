@@ -22,6 +22,10 @@ package final class RestoreContext {
     package var cleanup: [() -> Void] = []
     /// The process of the tree with that id, once it exists: stopped, its credentials still ours.
     package var task: (ThreadID) -> (any RestoredTask)? = { _ in nil }
+    /// What runs when nothing can fail any more, just before the tasks do.
+    package var beforeRun: [() -> Void] = []
+    /// dump_criu_run_id of the dump.
+    package var runID = ""
     private var states: [ObjectIdentifier: AnyObject] = [:]
 
     /// --check-only: nothing is made; every finding is noted.

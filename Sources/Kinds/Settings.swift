@@ -1,3 +1,5 @@
+package import Linux
+
 /// What a dump was asked for, as its steps need it. The command line makes one of these.
 package struct DumpSettings: Sendable, Equatable {
     package enum Ending: Sendable { case kill, leaveStopped, leaveRunning }
@@ -13,6 +15,8 @@ package struct DumpSettings: Sendable, Equatable {
     package var ghostFiemap = true
     package var fileLocks = false, externalUnixSockets = false, evasiveDevices = false, forceIrmap = false
     package var tcpEstablished = false, tcpClose = false, skipInFlight = false
+    /// --network-lock skip turns it off: packets that come while the tree is frozen are then answered by the kernel, or lost.
+    package var locksNetwork = true
     package var fileValidation = FileValidation.buildID
     /// --external KIND[ID]:VALUE, as given.
     package var external: [String] = []
@@ -41,6 +45,8 @@ package struct RestoreSettings: Sendable, Equatable {
     package var freesPages = false
     /// --restore-sibling: the root becomes a child of our parent.
     package var sibling = false
+    /// --remap-address: in the order given, each applied to what the ones before have made.
+    package var addressRemaps: [InetAddressRemap] = []
     /// --inherit-fd fd[N]:KEY
     package var inherited: [(descriptor: Int32, key: String)] = []
     package var external: [String] = []

@@ -1,5 +1,5 @@
 /// An address and port of IPv4 (ip(7)) or IPv6 (ipv6(7)).
-public struct InetAddress: Hashable, Sendable, CustomStringConvertible {
+public struct InetAddress: Hashable, Sendable, Codable, CustomStringConvertible {
     public static let ipv4: UInt16 = 2, ipv6: UInt16 = 10
     public var family: UInt16
     /// 4 or 16 bytes, in network order.
@@ -30,6 +30,16 @@ public struct InetAddress: Hashable, Sendable, CustomStringConvertible {
         let head = [UInt8(truncatingIfNeeded: family), 0, UInt8(port >> 8), UInt8(port & 0xff)]
         if family == Self.ipv4 { return SocketAddress(bytes: head + bytes + [UInt8](repeating: 0, count: 8)) }
         return SocketAddress(bytes: head + [0, 0, 0, 0] + bytes + (0..<4).map { UInt8(truncatingIfNeeded: scope >> (8 * $0)) })
+    }
+
+    /// The other end of a socket, also while it connects and when the connection is over (SO_PEERNAME, which wants the exact length).
+    public init?(ofPeer socket: FileDescriptor) {
+        for length in [28, 16] {
+            guard let raw = try? socket.option(28, room: length) else { continue }
+            self.init(SocketAddress(bytes: raw))
+            return
+        }
+        return nil
     }
 
     /// Text as people write it: "10.0.0.1", "fe80::1%3", without the port.

@@ -70,6 +70,12 @@ extension FileDescriptor {
     }
     /// shutdown(2): 0 reading, 1 writing, 2 both.
     public func shutdown(_ how: Int) throws(SyscallError) { try Syscall.call("shutdown", SYS_shutdown, Int(number), how, on: .fd(number)) }
+    /// poll(2) without waiting: the events that are there, of those asked for and of those that need no asking (POLLHUP, POLLERR).
+    public func poll(for events: Int16) throws(SyscallError) -> Int16 {
+        var one = (number, events, Int16(0))  // struct pollfd
+        try Syscall.call("poll", SYS_poll, value: &one, at: 0, 1, 0, on: .fd(number))
+        return one.2
+    }
     public func localAddress() throws(SyscallError) -> SocketAddress { try address("getsockname", SYS_getsockname) }
     public func peerAddress() throws(SyscallError) -> SocketAddress { try address("getpeername", SYS_getpeername) }
 

@@ -4,6 +4,7 @@ package enum Command: String, Sendable, CaseIterable {
     case cpuinfoDump = "cpuinfo dump", cpuinfoCheck = "cpuinfo check"
     case explain
     case exec, show
+    case networkUnlock = "network-unlock"
     case demo, help, count, keepTrackers = "keep-trackers"
 
     package var summary: String {
@@ -22,6 +23,7 @@ package enum Command: String, Sendable, CaseIterable {
         case .exec: "removed; see compel"
         case .show: "removed; see crit"
         case .explain: "say what a dump of a running tree would refuse or need an option for; freezes nothing"
+        case .networkUnlock: "let packets through again that a dump holds back for a restore (-D), or that one held that was killed"
         case .demo: "show a small program being dumped and restored"
         case .help: "print help, the manual page (--man) or completions (--completions SHELL)"
         case .count: "the program that demo dumps"
@@ -42,7 +44,7 @@ package enum Command: String, Sendable, CaseIterable {
         case .service, .swrk: .notYet("RPC")
         case .exec: .removed("use compel instead")
         case .show: .removed("use crit instead")
-        case .dump, .preDump, .restore, .check, .explain, .cpuinfoDump, .cpuinfoCheck, .dedup, .demo, .help, .count, .keepTrackers: .supported
+        case .dump, .preDump, .restore, .check, .explain, .cpuinfoDump, .cpuinfoCheck, .dedup, .networkUnlock, .demo, .help, .count, .keepTrackers: .supported
         }
     }
 }

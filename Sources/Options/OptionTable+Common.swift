@@ -1,3 +1,5 @@
+import Linux
+
 extension OptionTable {
     static let common: [OptionRow] = [
         OptionRow("images-dir", short: "D", taking: .required("DIR"), .all, .common, "image directory (default: .)") {
@@ -55,6 +57,13 @@ extension OptionTable {
     static let own: [OptionRow] = [
         OptionRow("json", .all, .own, "print one JSON object about the result, or about the error, on standard output") { $0.json = $1.isOn },
         OptionRow("plan", .restore, .own, "print what a restore would do, in order, and do nothing") { $0.plan = $1.isOn },
+        OptionRow("remap-address", taking: .required("OLD=NEW"), .restore, .own, "other addresses or ports for sockets: ADDR=ADDR, ADDR:PORT=ADDR:PORT, :PORT=:PORT; repeatable") {
+            (options, value) throws(OptionError) in
+            guard let remap = InetAddressRemap(value.text) else {
+                throw .usage("--remap-address \"\(value.text)\": not two addresses", try: "--remap-address 10.0.0.1=10.0.0.2, or with ports 10.0.0.1:80=10.0.0.2:8080, :80=:8080")
+            }
+            options.addressRemaps.append(remap)
+        },
         OptionRow("check-only", [.dump, .restore], .own, "say what would fail, all of it, and change nothing; a dump writes images without memory") {
             $0.checkOnly = $1.isOn
         },

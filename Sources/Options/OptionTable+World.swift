@@ -16,7 +16,7 @@ extension OptionTable {
             case .all: break
             }
         },
-        OptionRow("network-lock", taking: .required("MODE"), .dump, .network, "hold packets back with iptables (default), nftables, skip or none") {
+        OptionRow("network-lock", taking: .required("MODE"), .dump, .network, "hold packets back: nftables; iptables (default) means the same here; skip or none") {
             (options, value) throws(OptionError) in options.networkLock = try value.choice()
         },
         OptionRow("veth-pair", taking: .required("IN=OUT"), both, .network, status: .notYet("network namespaces"), "outside name of a veth device (better: --external veth[])") {

@@ -1,3 +1,5 @@
+package import Linux
+
 /// Everything the command line and the configuration files decided, with CRIU's defaults. A plain value.
 package struct Options: Sendable, Equatable {
     package var command: Command
@@ -64,6 +66,7 @@ package struct Options: Sendable, Equatable {
     package var tcpClose = false
     package var skipInFlight = false
     package var networkLock = NetworkLock.iptables
+    package var addressRemaps: [InetAddressRemap] = []
     package var vethPairs: [String] = []
 
     // Namespaces, mounts, security

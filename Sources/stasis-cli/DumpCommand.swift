@@ -53,6 +53,7 @@ extension DumpSettings {
         tcpEstablished = options.tcpEstablished
         tcpClose = options.tcpClose
         skipInFlight = options.skipInFlight
+        locksNetwork = options.networkLock != .skip && options.networkLock != .none
         fileValidation = .init(options.fileValidation)
         external = options.externals.map(\.text)
         timeout = Int(options.timeout)

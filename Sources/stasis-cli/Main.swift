@@ -33,6 +33,7 @@ struct Main {
         case .keepTrackers: return KeepTrackersCommand.run()
         case .restore: return RestoreCommand.run(options)
         case .check: return CheckCommand.run(options)
+        case .networkUnlock: return NetworkUnlockCommand.run(options)
         case .demo: return DemoCommand.run()
         case .count: return CountCommand.run()
         case .explain: return ExplainCommand.run(options)

@@ -110,6 +110,7 @@ extension RestoreSettings {
         externalUnixSockets = options.externalUnixSockets != .none
         tcpEstablished = options.tcpEstablished
         tcpClose = options.tcpClose
+        addressRemaps = options.addressRemaps
         evasiveDevices = options.evasiveDevices
         leaveStopped = options.leaveStopped
         freesPages = options.autoDedup

@@ -22,6 +22,7 @@ struct Session {
             try refusePlugins(options)
             try Privileges.check(options)
             let session = try Session(options, &log)
+            StaleLocks.lift(session.log)
             do {
                 return try body(session)
             } catch {

@@ -28,6 +28,11 @@ int clinux_spawn(int executable, int pid, int sibling, uint64_t flags, int keep)
 /// to be waited for with __WALL (wait4(2)) before another one starts. Returns its pid or minus errno.
 int clinux_guard(const int *descriptors, int count, int pipe);
 
+/// A process of ours that shares our memory and waits at `pipe` (its read end; `other_end` is ours). When a byte comes it ends. When the
+/// pipe ends instead, we are dead: then it takes the `count` sockets out of TCP_REPAIR mode and sets their SO_REUSEADDR, which that
+/// mode forgets (0 or 1 in `reuse`). Only system calls, on a stack of its own. Returns its pid or minus errno. Signals are blocked in it.
+int clinux_repair_guard(int pipe, int other_end, const int32_t *sockets, const int32_t *reuse, int count, void *stack, size_t stack_size);
+
 /// The graft: a header (struct clinux_graft_header) followed by code. Position independent; see Graft/README.md.
 extern const unsigned char clinux_graft_begin[], clinux_graft_code[], clinux_graft_park[], clinux_graft_end[];
 const unsigned char *clinux_graft_start(void);

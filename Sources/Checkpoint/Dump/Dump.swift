@@ -52,11 +52,15 @@ package enum Dump {
             throw error
         }
         let context = DumpContext(settings: request.settings, log: request.log, images: DumpImages(directory: request.images))
+        (context.runID, context.hook) = (incremental.run, request.hook)
         do {
             var result = try save(tree, context, request, commit, incremental)
             try request.hook("post-dump")
             switch request.settings.ending {
-            case .kill: try tree.kill()
+            case .kill:
+                for step in context.beforeKill { try step() }
+                try tree.kill()
+                for step in context.afterKill { step() }
             case .leaveStopped, .leaveRunning:
                 for undo in context.undo.reversed() { undo() }
                 tree.thaw(stopped: request.settings.ending == .leaveStopped)
@@ -179,7 +183,8 @@ package enum Dump {
         entry.rootIds = ids
         if !cgroups.ignored { entry.rootCgSet = 1 }
         entry.lsmtype = .noLsm
-        entry.networkLockMethod = 2
+        // 1 nftables, 2 skip: whether a lock is left for the restore, which is one of the last steps.
+        entry.networkLockMethod = context.settings.locksNetwork && !context.beforeKill.isEmpty ? 1 : 2
         entry.pluginsEntry = PluginsEntry()
         entry.dumpCriuRunID = incremental.run
         if incremental.tracks { entry.dumpUptime = Clock.boottime() / 1000 }

@@ -75,7 +75,7 @@ final class FileCollector {
         let met = Met(process: process, number: number, id: file.id, type: kind.type)
         // Before it is saved: a socket's queue may hold the socket itself.
         known[bucket, default: []].insert(met, at: low)
-        try context.add(try kind.dump(file, context))
+        if try !kind.postpones(file, context) { try context.add(try kind.dump(file, context)) }
         return met
     }
 

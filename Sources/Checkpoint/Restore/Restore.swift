@@ -92,6 +92,7 @@ package final class Restore {
         try input.checkIDs(plan)
         try MemoryRoom.check(input.processes.values.map { ($0.pid, $0.pages.bytes) })
         context = RestoreContext(settings: request.settings, log: request.log, images: images, files: input.files)
+        context.runID = input.inventory.dumpCriuRunID
         places = .init(hole: try MemoryPlan.commonHole(input.processes.values.map(\.mm), size: MemoryRestorer.Places.size))
         do {
             cgroups = try CgroupRestore(image: input.cgroups, own: input.inventory.rootCgSet, request.settings.cgroups, context)
@@ -331,6 +332,7 @@ package final class Restore {
 
     /// Nothing of it can fail.
     private func release(_ all: [RestoringProcess]) {
+        for step in context.beforeRun { step() }
         if request.settings.leaveStopped { for process in all { _ = kill(process.pid.rawValue, SIGSTOP) } }
         for process in all {
             for (_, task) in process.threads { task.detach() }

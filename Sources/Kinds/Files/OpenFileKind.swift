@@ -10,6 +10,8 @@ package protocol OpenFileKind {
     static var type: FdTypes { get }
     /// Whether this kind saves the file. Asked in the order of `OpenFileKinds.all`; cheap tests first (file type, then link text).
     static func claims(_ file: OpenFile) -> Bool
+    /// Whether the file is saved only when all else is (`DumpContext.late`): then `dump` is not called, and the kind adds the entry itself.
+    static func postpones(_ file: OpenFile, _ context: DumpContext) throws -> Bool
     /// The file's entry; content goes to images of its own through `context.images`.
     static func dump(_ file: OpenFile, _ context: DumpContext) throws -> FileEntry
     /// What `make` and what follows it would refuse on this machine: one `context.verify` for each object. Makes nothing.
@@ -24,6 +26,7 @@ package protocol OpenFileKind {
 
 extension OpenFileKind {
     package static func check(_ entries: [FileEntry], _ context: RestoreContext) throws {}
+    package static func postpones(_ file: OpenFile, _ context: DumpContext) throws -> Bool { false }
     package static func finish(_ entries: [FileEntry], _ context: RestoreContext) throws {}
     package static func inTask(_ descriptors: [(number: Int32, entry: FileEntry)], _ task: any RestoredTask, _ context: RestoreContext) throws {}
 }

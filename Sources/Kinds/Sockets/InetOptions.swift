@@ -6,8 +6,6 @@ enum InetOption {
     static let ip: Int32 = 0, ipv6: Int32 = 41
     static let tos: Int32 = 1, ttl: Int32 = 2, packetInfo: Int32 = 8, freeBind: Int32 = 15, bindAddressNoPort: Int32 = 24
     static let v6only: Int32 = 26, v6PacketInfo: Int32 = 49, v6FreeBind: Int32 = 78
-    /// SO_PEERNAME of SOL_SOCKET.
-    static let peerName: Int32 = 28
 }
 
 /// Options of the IP level that every protocol has: ip_opts_entry. Written only where they are not zero; TOS and TTL of IPv4 only.

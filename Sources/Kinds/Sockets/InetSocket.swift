@@ -13,7 +13,20 @@ package enum InetSocket: OpenFileKind {
 
     // Dump
 
+    package static func postpones(_ file: OpenFile, _ context: DumpContext) throws -> Bool {
+        try CheckpointError.about("dump", file.subject) {
+            let type = UInt32(bitPattern: try file.descriptor.intOption(SocketOption.type))
+            let number = UInt32(bitPattern: try file.descriptor.intOption(SocketOption.protocol))
+            return try InetProtocols.of(type: type, number: number, file.subject).postpones(file, context)
+        }
+    }
+
     package static func dump(_ file: OpenFile, _ context: DumpContext) throws -> FileEntry {
+        try dump(file, context, list: context.state(of: InetDump.self))
+    }
+
+    /// - Parameter list: where the kernel's lists are kept; a new one for what may have changed since the first socket was met.
+    static func dump(_ file: OpenFile, _ context: DumpContext, list: InetDump) throws -> FileEntry {
         try CheckpointError.about("dump", file.subject) {
             var socket = InetSkEntry()
             socket.id = file.id
@@ -23,7 +36,7 @@ package enum InetSocket: OpenFileKind {
             socket.proto = UInt32(bitPattern: try file.descriptor.intOption(SocketOption.protocol))
             let kind = try InetProtocols.of(type: socket.type, number: socket.proto, file.subject)
             try refuseOtherNamespace(file)
-            let info = try context.state(of: InetDump.self).info(of: file, family: socket.family, protocol: kind.listedAs(socket.proto))
+            let info = try list.info(of: file, family: socket.family, protocol: kind.listedAs(socket.proto))
             socket.flags = file.flags
             try fillEnds(&socket, file.descriptor, info)
             if let info {
@@ -32,6 +45,8 @@ package enum InetSocket: OpenFileKind {
             }
             socket.fown = try file.owner()
             socket.opts = try SocketOptions.dump(file.descriptor, credentials: false, extras: kind.extras(socket))
+            if file.status.uid != 0 { socket.opts.ownerUid = file.status.uid }
+            if file.status.gid != 0 { socket.opts.ownerGid = file.status.gid }
             if socket.family == InetAddress.ipv6 { socket.v6Only = try file.descriptor.intOption(InetOption.v6only, level: InetOption.ipv6) != 0 }
             socket.ipOpts = try InetOptions.dump(file.descriptor, family: socket.family)
             socket.tcpOpts = TcpOptsEntry()
@@ -47,8 +62,7 @@ package enum InetSocket: OpenFileKind {
         let family = UInt16(socket.family)
         var local = try info?.local ?? InetAddress(descriptor.localAddress()) ?? InetAddress(anyOf: family)
         var peer = info?.peer ?? InetAddress(anyOf: family)
-        // SO_PEERNAME tells the peer also of a connection that is over.
-        if info == nil, let raw = try? descriptor.option(InetOption.peerName, room: 28), let found = InetAddress(SocketAddress(bytes: raw)) { peer = found }
+        if info == nil, let found = InetAddress(ofPeer: descriptor) { peer = found }
         if local.isLinkLocal || peer.isLinkLocal {
             if let own = InetAddress(try descriptor.localAddress()) { local.scope = own.scope }
             if let other = try? descriptor.peerAddress(), let known = InetAddress(other) { peer.scope = known.scope }
@@ -73,8 +87,9 @@ package enum InetSocket: OpenFileKind {
 
     /// Binds a socket of ours and lets it go again: only that asks the kernel everything.
     package static func check(_ entries: [FileEntry], _ context: RestoreContext) throws {
-        for entry in entries.map(\.isk) {
+        for entry in entries.map({ remapped($0.isk, context) }) {
             try context.verify("\(CheckpointError.Subject.inetSocket(entry))", "it can be bound") {
+                if entry.proto == TCP.number, entry.dstPort != 0, entry.state != InetState.listening { return try TCPRestore.check(entry, context) }
                 let (socket, inherited) = try CheckpointError.about("restore", .inetSocket(entry)) { try create(entry, context) }
                 if !inherited { try bind(socket, entry) }
             }
@@ -82,35 +97,52 @@ package enum InetSocket: OpenFileKind {
     }
 
     package static func make(_ entries: [FileEntry], _ context: RestoreContext) throws {
-        for (kind, entries) in try byProtocol(entries) { try kind.make(entries, context) }
+        for (kind, entries) in try byProtocol(entries, context) { try kind.make(entries, context) }
     }
     package static func finish(_ entries: [FileEntry], _ context: RestoreContext) throws {
-        for (kind, entries) in try byProtocol(entries) { try kind.finish(entries, context) }
+        for (kind, entries) in try byProtocol(entries, context) { try kind.finish(entries, context) }
     }
 
-    private static func byProtocol(_ entries: [FileEntry]) throws -> [(kind: any InetProtocol.Type, entries: [InetSkEntry])] {
+    /// With the addresses that --remap-address gives it.
+    private static func remapped(_ entry: InetSkEntry, _ context: RestoreContext) -> InetSkEntry {
+        var entry = entry
+        for remap in context.settings.addressRemaps where entry.type != UInt32(SOCK_RAW.rawValue) {
+            let local = remap.applied(to: entry.local), peer = remap.applied(to: entry.peer)
+            (entry.srcAddr, entry.srcPort) = (local.words, UInt32(local.port))
+            if entry.dstPort != 0 { (entry.dstAddr, entry.dstPort) = (peer.words, UInt32(peer.port)) }
+        }
+        return entry
+    }
+
+    private static func byProtocol(_ entries: [FileEntry], _ context: RestoreContext) throws -> [(kind: any InetProtocol.Type, entries: [InetSkEntry])] {
         var groups = [(kind: any InetProtocol.Type, entries: [InetSkEntry])]()
-        for entry in entries {
-            let kind = try InetProtocols.of(type: entry.isk.type, number: entry.isk.proto, .inetSocket(entry.isk))
-            if let at = groups.firstIndex(where: { $0.kind == kind }) { groups[at].entries.append(entry.isk) } else { groups.append((kind, [entry.isk])) }
+        for entry in entries.map({ remapped($0.isk, context) }) {
+            let kind = try InetProtocols.of(type: entry.type, number: entry.proto, .inetSocket(entry))
+            if let at = groups.firstIndex(where: { $0.kind == kind }) { groups[at].entries.append(entry) } else { groups.append((kind, [entry])) }
         }
         return groups
     }
 
     /// A socket as the image has it, or the one that --inherit-fd gives for it (then nothing more is to be done to it).
     /// Options that decide which addresses it may be bound to are set; it is not bound.
-    static func create(_ entry: InetSkEntry, _ context: RestoreContext) throws -> (socket: FileDescriptor, inherited: Bool) {
+    /// - Parameter connected: its device is set last (`complete`): the connection's state is brought back by packets through another one.
+    static func create(_ entry: InetSkEntry, _ context: RestoreContext, connected: Bool = false) throws -> (socket: FileDescriptor, inherited: Bool) {
         if let inherited = try context.inherited("socket:[\(entry.ino)]") { return (inherited, true) }
         let socket = try FileDescriptor.socket(Int32(entry.family), Int32(entry.type), Int32(entry.proto))
         // Where it is as wanted it is left alone: raw sockets can't change it.
         if entry.hasV6Only, try (socket.intOption(InetOption.v6only, level: InetOption.ipv6) != 0) != entry.v6Only {
             try socket.setOption(InetOption.v6only, level: InetOption.ipv6, to: entry.v6Only ? Int32(1) : 0)
         }
-        if entry.opts.hasSoBoundDev { try socket.setOption(SocketOption.bindToDevice, bytes: Array(entry.opts.soBoundDev.utf8.prefix(15)) + [0]) }
+        if entry.opts.hasOwnerUid || entry.opts.hasOwnerGid { try Files.setOwner(socket.procPath, uid: entry.opts.ownerUid, gid: entry.opts.ownerGid) }
+        if entry.opts.hasSoBoundDev && !connected { try socket.setOption(SocketOption.bindToDevice, bytes: Array(entry.opts.soBoundDev.utf8.prefix(15)) + [0]) }
         // What was possible once has to be possible again: the options' own values come last (`finish`).
         try socket.setOption(SocketOption.reuseAddress, to: Int32(1))
         if entry.opts.soReuseport { try socket.setOption(SocketOption.reusePort, to: Int32(1)) }
         try InetOptions.restore(entry.ipOpts, on: socket, family: entry.family)
+        // IP_TRANSPARENT and IPV6_TRANSPARENT decide, too, where it may be bound.
+        for option in entry.opts.extra where (option.level == 0 && option.number == 19) || (option.level == 41 && option.number == 75) {
+            try socket.setOption(Int32(option.number), level: Int32(option.level), to: Int32(1))
+        }
         return (socket, false)
     }
 
@@ -154,6 +186,8 @@ package protocol InetProtocol {
     static func listedAs(_ number: UInt32) -> UInt8
     /// Options of its sockets that CRIU's images have no place for.
     static func extras(_ entry: InetSkEntry) -> [ExtraOptions.Option]
+    /// Whether the socket is saved only when all else is; the protocol then adds its entry to the images itself.
+    static func postpones(_ file: OpenFile, _ context: DumpContext) throws -> Bool
     /// Adds to `entry`, whose common fields are filled in. `info` is nil for a socket that sock_diag does not list.
     static func dump(_ file: OpenFile, _ info: InetSocketInfo?, _ entry: inout InetSkEntry, _ context: DumpContext) throws
     /// Makes the sockets and hands each to `context.made`.
@@ -163,6 +197,7 @@ package protocol InetProtocol {
 }
 extension InetProtocol {
     package static func extras(_ entry: InetSkEntry) -> [ExtraOptions.Option] { ExtraOptions.all }
+    package static func postpones(_ file: OpenFile, _ context: DumpContext) throws -> Bool { false }
     package static func listedAs(_ number: UInt32) -> UInt8 { UInt8(truncatingIfNeeded: number) }
 }
 

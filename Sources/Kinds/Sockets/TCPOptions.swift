@@ -4,7 +4,15 @@ import Linux
 /// Options of level IPPROTO_TCP (tcp(7)): tcp_opts_entry.
 enum TCPOptions {
     static let level: Int32 = 6
-    static let noDelay: Int32 = 1, cork: Int32 = 3, keepIdle: Int32 = 4, keepInterval: Int32 = 5, keepCount: Int32 = 6
+    static let noDelay: Int32 = 1, cork: Int32 = 3, keepIdle: Int32 = 4, keepInterval: Int32 = 5, keepCount: Int32 = 6, info: Int32 = 11
+
+    /// What CRIU's images have no place for: SYNCNT, LINGER2, DEFER_ACCEPT, CONGESTION, THIN_LINEAR_TIMEOUTS, USER_TIMEOUT, FASTOPEN, NOTSENT_LOWAT,
+    /// SAVE_SYN, FASTOPEN_CONNECT, FASTOPEN_NO_COOKIE, INQ, TX_DELAY.
+    static let extra: [ExtraOptions.Option] = [
+        .init(level: 6, number: 7, normal: 6), .init(level: 6, number: 8, normal: 60), .init(level: 6, number: 9), .init(level: 6, number: 13, size: 16, normal: nil),
+    ] + ([16, 18, 23, 25, 27, 30, 34, 36, 37] as [Int32]).map { .init(level: 6, number: $0) }
+    /// TCP_MAXSEG and TCP_WINDOW_CLAMP are the program's only as long as there is no connection.
+    static let unconnected: [ExtraOptions.Option] = [.init(level: 6, number: 2, normal: 536), .init(level: 6, number: 10)]
 
     static func dump(_ socket: FileDescriptor) throws -> TcpOptsEntry {
         func value(_ option: Int32) throws -> UInt32 { UInt32(bitPattern: try socket.intOption(option, level: level)) }

@@ -1,0 +1,13 @@
+import Testing
+
+extension EndToEnd {
+    @Suite("TCP between network namespaces") struct TCPCycles {
+        /// A hundred by hand: Tests/tcp-cycles.
+        @Test("a server is dumped and restored again and again while its client streams: no byte is lost or doubled, no RST seen")
+        func cycles() throws {
+            let script = #filePath.parentFolder.parentFolder + "/tcp-cycles"
+            let result = try Command(script, ["3"], in: "/", environment: ["STASIS_BINARY": Binaries.stasis, "WORKLOAD_BINARY": Binaries.workload]).run(within: 120)
+            #expect(result.succeeded, "\(result)")
+        }
+    }
+}
