@@ -36,10 +36,11 @@ struct clinux_cpuid clinux_cpuid(uint32_t leaf, uint32_t subleaf) {
 }
 
 #if !defined(__x86_64__)
-const unsigned char clinux_graft_begin[1], clinux_graft_code[1], clinux_graft_park[1], clinux_graft_end[1];
+const unsigned char clinux_graft_begin[1], clinux_graft_code[1], clinux_graft_idle[1], clinux_graft_park[1], clinux_graft_end[1];
 #endif
 const unsigned char *clinux_graft_start(void) { return clinux_graft_begin; }
 long clinux_graft_size(void) { return clinux_graft_end - clinux_graft_begin; }
+long clinux_graft_idle_offset(void) { return clinux_graft_idle - clinux_graft_begin; }
 long clinux_graft_park_offset(void) { return clinux_graft_park - clinux_graft_begin; }
 
 // The child shares our memory and runs while we wait (CLONE_VM | CLONE_VFORK), on a stack of its own.

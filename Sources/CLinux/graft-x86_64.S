@@ -2,7 +2,7 @@
 // tracer is gone. It pushes nothing on the task's stack. Layout of the header: struct clinux_graft_header.
 #if defined(__x86_64__)
     .text
-    .globl clinux_graft_begin, clinux_graft_code, clinux_graft_park, clinux_graft_end
+    .globl clinux_graft_begin, clinux_graft_code, clinux_graft_idle, clinux_graft_park, clinux_graft_end
     .balign 16
 clinux_graft_begin:
 .Lheader:
@@ -45,6 +45,7 @@ clinux_graft_code:
 .Lend:
     test %r14d, %r14d
     jnz .Lrestore
+clinux_graft_idle:                  // the way in without a batch: rbx is the header, r14 0
     movslq 32(%rbx), %rdi           // tgid
     movslq 36(%rbx), %rsi           // tid
     movslq 40(%rbx), %rdx           // a signal that is ignored unless traced

@@ -1,4 +1,5 @@
 public import CLinux
+import Glibc
 import Linux
 
 /// System calls that a task runs by itself, in order, at full speed: an array of {number, six arguments, options, result}.
@@ -38,11 +39,17 @@ public struct Batch {
     /// Adds a call. `mayFail`: go on with the next one, the caller looks at the result.
     @discardableResult
     public mutating func call(_ name: String, _ number: Int32, _ arguments: Argument..., mayFail: Bool = false) -> Call {
+        append(name, number, arguments, mayFail: mayFail)
+    }
+
+    /// The same with a list of arguments.
+    @discardableResult
+    mutating func append(_ name: String, _ number: Int32, _ arguments: [Argument], mayFail: Bool) -> Call {
         precondition(arguments.count <= 6 && room > 0, "a batch is full: \(name)")
         var entry = clinux_graft_call()
         entry.number = number
         entry.options = mayFail ? 0 : 1
-        var values: [UInt64] = [0, 0, 0, 0, 0, 0]
+        var values = InlineArray<6, UInt64>(repeating: 0)
         for (slot, argument) in arguments.enumerated() {
             switch argument {
             case .value(let value): values[slot] = value
@@ -74,7 +81,36 @@ public struct Batch {
     }
     public mutating func string(_ text: String) -> Argument { .value(bytes(Array(text.utf8) + [0]).address) }
     public mutating func words(_ words: [UInt64]) -> Buffer {
-        bytes(words.flatMap { word in (0..<8).map { UInt8(truncatingIfNeeded: word >> (8 * $0)) } })
+        bytes(unsafe words.withUnsafeBytes { unsafe Array($0) })
+    }
+
+    /// Puts the list and its data where the task will find them.
+    func write(to memory: RemoteMemory) throws(SyscallError) {
+        var end = clinux_graft_call()
+        end.number = -1
+        let list = calls + [end]
+        // The kernel only reads the local buffers.
+        let done = unsafe list.withUnsafeBytes { list in
+            unsafe data.withUnsafeBytes { data in
+                unsafe memory.transfer(
+                    SYS_process_vm_writev, (UnsafeMutableRawBufferPointer(mutating: list), layout.base), (UnsafeMutableRawBufferPointer(mutating: data), layout.data))
+            }
+        }
+        try memory.check("process_vm_writev", done, list.count * MemoryLayout<clinux_graft_call>.stride + data.count, at: layout.base)
+    }
+
+    /// Takes the results, and the data where there are buffers that the kernel has filled.
+    mutating func read(from memory: RemoteMemory) throws(SyscallError) {
+        let layout = self.layout, wanted = readBack ? data.count : 0
+        var (list, content) = (calls, data)
+        (calls, data) = ([], [])
+        let done = unsafe list.withUnsafeMutableBytes { list in
+            unsafe content.withUnsafeMutableBytes { content in
+                unsafe memory.transfer(SYS_process_vm_readv, (list, layout.base), (UnsafeMutableRawBufferPointer(rebasing: content[..<wanted]), layout.data))
+            }
+        }
+        (calls, data) = (list, content)
+        try memory.check("process_vm_readv", done, calls.count * MemoryLayout<clinux_graft_call>.stride + wanted, at: layout.base)
     }
 
     // After the run.
@@ -83,12 +119,12 @@ public struct Batch {
     public func result(_ call: Call) -> Int { Int(calls[call.index].result) }
     public func bytes(of buffer: Buffer) -> [UInt8] { Array(data[buffer.offset..<(buffer.offset + buffer.count)]) }
     public func word(of buffer: Buffer, _ index: Int = 0) -> UInt64 {
-        let at = buffer.offset + index * 8
-        return (0..<8).reduce(0) { $0 | UInt64(data[at + $1]) << (8 * $1) }
+        precondition(index * 8 + 8 <= buffer.count)
+        return unsafe data.withUnsafeBytes { unsafe $0.loadUnaligned(fromByteOffset: buffer.offset + index * 8, as: UInt64.self) }
     }
     public func word32(of buffer: Buffer, _ index: Int = 0) -> UInt32 {
-        let at = buffer.offset + index * 4
-        return (0..<4).reduce(0) { $0 | UInt32(data[at + $1]) << (8 * $1) }
+        precondition(index * 4 + 4 <= buffer.count)
+        return unsafe data.withUnsafeBytes { unsafe $0.loadUnaligned(fromByteOffset: buffer.offset + index * 4, as: UInt32.self) }
     }
 
     /// The first call that failed although it may not.
@@ -98,11 +134,6 @@ public struct Batch {
             if call.result == Int64.min { return SyscallError(names[index], .remote(task: task, what: "did not run"), 4) }
         }
         return nil
-    }
-
-    mutating func take(results: [clinux_graft_call], data: [UInt8]?) {
-        calls = results
-        if let data { self.data = data }
     }
 }
 

@@ -13,10 +13,7 @@ public final class CallStream {
         body(&batch)
     }
     public func call(_ name: String, _ number: Int32, _ arguments: UInt64..., mayFail: Bool = false) throws(SyscallError) {
-        try add { batch in
-            let a = (arguments + [0, 0, 0, 0, 0, 0]).prefix(6).map { Batch.Argument($0) }
-            batch.call(name, number, a[0], a[1], a[2], a[3], a[4], a[5], mayFail: mayFail)
-        }
+        try add { batch in batch.append(name, number, arguments.map { .value($0) }, mayFail: mayFail) }
     }
     public func flush() throws(SyscallError) {
         if batch.isEmpty { return }

@@ -42,14 +42,14 @@ public enum DescriptorPassing {
 }
 
 extension Batch {
-    /// A recvmsg(2) that takes `count` descriptors, close-on-exec, from a socket of the task. They get the lowest free numbers.
+    /// A recvmsg(2) that takes `count` descriptors from a socket of the task. They get the lowest free numbers.
     @discardableResult
-    public mutating func receiveDescriptors(_ count: Int, from socket: Argument) -> Buffer {
+    public mutating func receiveDescriptors(_ count: Int, from socket: Argument, closeOnExec: Bool = true) -> Buffer {
         let byte = bytes([0])
         let vector = words([byte.address, 1])
         let control = output(16 + (4 * count + 7) & ~7)
         let message = words([0, 0, vector.address, 1, control.address, UInt64(control.count), 0])
-        call("recvmsg(SCM_RIGHTS)", SYS_recvmsg, socket, message.argument, 0x4000_0000 /* MSG_CMSG_CLOEXEC */)
+        call("recvmsg(SCM_RIGHTS)", SYS_recvmsg, socket, message.argument, closeOnExec ? 0x4000_0000 /* MSG_CMSG_CLOEXEC */ : 0)
         return control
     }
     /// The numbers that a receiveDescriptors got, after the run.

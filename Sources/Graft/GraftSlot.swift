@@ -1,11 +1,24 @@
-import CLinux
+public import CLinux
 import Glibc
 public import Linux
 
 /// Where one copy of the graft lies in a task: its header, then its code.
 struct GraftSlot {
     let base: UInt64
-    let memory: FileDescriptor  // /proc/PID/mem, which writes where the task itself may not
+    let memory: Memory
+    enum Memory {
+        /// /proc/PID/mem, which writes where the task itself may not.
+        case code(FileDescriptor)
+        /// A workspace, which the task may write.
+        case workspace(RemoteMemory)
+
+        func write(_ bytes: [UInt8], at address: UInt64) throws(SyscallError) {
+            switch self {
+            case .code(let file): try file.write(bytes, at: Int(address))
+            case .workspace(let memory): try memory.write(bytes, at: address)
+            }
+        }
+    }
 
     static let code: [UInt8] = unsafe Array(UnsafeBufferPointer(start: clinux_graft_start(), count: clinux_graft_size()))
     static let headerSize = MemoryLayout<clinux_graft_header>.size
@@ -13,14 +26,13 @@ struct GraftSlot {
 
     func write(_ header: clinux_graft_header) throws(SyscallError) {
         let bytes = unsafe withUnsafeBytes(of: header) { unsafe Array($0) }
-        try memory.write(bytes + Self.code[bytes.count...], at: Int(base))
+        try memory.write(bytes + Self.code[bytes.count...], at: base)
     }
-    func setBatch(_ address: UInt64) throws(SyscallError) { try store(address, 0) }
     func setCleanup(_ address: UInt64) throws(SyscallError) { try store(address, 8) }
     func setScratch(size: UInt64) throws(SyscallError) { try store(size, 24) }
-    func erase() throws(SyscallError) { try memory.write([UInt8](repeating: 0, count: Int(Self.size)), at: Int(base)) }
+    func erase() throws(SyscallError) { try memory.write([UInt8](repeating: 0, count: Int(Self.size)), at: base) }
     private func store(_ value: UInt64, _ offset: UInt64) throws(SyscallError) {
-        try memory.write((0..<8).map { UInt8(truncatingIfNeeded: value >> (8 * $0)) }, at: Int(base + offset))
+        try memory.write((0..<8).map { UInt8(truncatingIfNeeded: value >> (8 * $0)) }, at: base + offset)
     }
 }
 
@@ -40,18 +52,20 @@ public final class ProcessGraft {
     public var scratchRange: Range<UInt64> { scratch.base..<(scratch.base + UInt64(scratch.size)) }
 
     /// Finds a place for two grafts in the zero bytes behind the vDSO's code (or behind any other code), and a hole for the scratch mapping.
-    /// - Parameter virtualProcess: the process's id in its own pid namespace, where that differs.
-    public init(in process: ThreadID, mappings: [Mapping], scratchSize: Int = 256 << 10, virtualProcess: Int32? = nil) throws(SyscallError) {
+    /// - Parameters:
+    ///   - caught: the signals that the process catches, where they are known already.
+    ///   - virtualProcess: the process's id in its own pid namespace, where that differs.
+    public init(in process: ThreadID, mappings: [Mapping], caught: UInt64? = nil, scratchSize: Int = 256 << 10, virtualProcess: Int32? = nil) throws(SyscallError) {
         self.process = process
         self.virtualProcess = virtualProcess
-        caught = try GraftedTask.caughtSignals(of: process)
+        if let caught { self.caught = caught } else { self.caught = try GraftedTask.caughtSignals(of: process) }
         let memory = try FileDescriptor.open("/proc/\(process)/mem", O_RDWR)
         let needed = Int(GraftSlot.size * 2)
         let candidates = mappings.filter { $0.name == "[vdso]" } + mappings.filter { $0.executable && !$0.shared && $0.name != "[vdso]" && $0.start < 1 << 47 }
         for mapping in candidates {
             let tail = try memory.read(needed, at: Int(mapping.end) - needed)
             guard tail.count == needed, Self.isFree(tail) else { continue }
-            slots = [0, 1].map { GraftSlot(base: mapping.end - UInt64(needed) + UInt64($0) * GraftSlot.size, memory: memory) }
+            slots = [0, 1].map { GraftSlot(base: mapping.end - UInt64(needed) + UInt64($0) * GraftSlot.size, memory: .code(memory)) }
             scratch = ScratchLayout(base: try Self.hole(in: mappings, size: UInt64(scratchSize), process), size: scratchSize)
             return
         }
@@ -86,11 +100,12 @@ public final class ProcessGraft {
     }
 
     /// Puts the next thread into the graft, and takes the one before out. The thread must stand in a ptrace stop.
-    public func enter(_ task: TracedTask, virtualThread: Int32? = nil) throws(SyscallError) -> GraftedTask {
+    /// - Parameter standing: its registers outside of a critical section and its mask, where they were read already.
+    public func enter(_ task: TracedTask, standing: (registers: Registers, mask: UInt64)? = nil, virtualThread: Int32? = nil) throws(SyscallError) -> GraftedTask {
         if let current, current.grafted.task.id == task.id { return current.grafted }
         let index = current.map { 1 - $0.slot } ?? 0
         let numbers = (tgid: virtualProcess ?? process.rawValue, tid: virtualThread ?? task.id.rawValue)
-        let grafted = try GraftedTask(entering: task, of: process, slot: slots[index], scratch: scratch, caught: caught, numbers: numbers)
+        let grafted = try GraftedTask(entering: task, of: process, slot: slots[index], scratch: scratch, caught: caught, standing: standing, numbers: numbers)
         if let current { try current.grafted.leave() } else {
             let flags = UInt64(0x22 | 0x100000)  // MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE
             let address = try grafted.step(SYS_mmap, scratch.base, UInt64(scratch.size), 3, flags, UInt64.max, 0)

@@ -22,13 +22,13 @@ public final class GraftedTask {
     private let header: clinux_graft_header
 
     /// Puts a task that stands in a ptrace stop into the graft at `slot`. From here on it is safe to die.
-    init(entering task: TracedTask, of process: ThreadID, slot: GraftSlot, scratch: ScratchLayout, caught: UInt64, numbers: (tgid: Int32, tid: Int32)? = nil) throws(SyscallError) {
+    init(entering task: TracedTask, of process: ThreadID, slot: GraftSlot, scratch: ScratchLayout, caught: UInt64, standing: (registers: Registers, mask: UInt64)? = nil, numbers: (tgid: Int32, tid: Int32)? = nil) throws(SyscallError) {
         (self.task, self.process, self.slot, layout) = (task, process, slot, scratch)
         memory = RemoteMemory(of: task.id)
-        saved = try task.registersOutsideCriticalSection()
-        savedMask = try task.signalMask()
+        if let standing { (saved, savedMask) = standing } else { (saved, savedMask) = (try task.registersOutsideCriticalSection(), try task.signalMask()) }
         parkSignal = Self.chooseParkSignal(caught: caught, blocked: savedMask)
         var header = clinux_graft_header()
+        header.batch = scratch.base
         (header.scratch, header.scratch_size) = (scratch.base, UInt64(scratch.size))
         header.tgid = UInt32(bitPattern: numbers?.tgid ?? process.rawValue)
         header.tid = UInt32(bitPattern: numbers?.tid ?? task.id.rawValue)
@@ -38,19 +38,16 @@ public final class GraftedTask {
         self.header = header
         try slot.write(header)
         // Registers first: from here an orphan restores itself, also its mask.
-        try enter()
+        try task.setRegisters(registers(at: clinux_graft_idle_offset()))
         try task.setSignalMask(~(1 << UInt64(parkSignal - 1)))
         try task.continue()
         try waitUntilParked()
-        try slot.setBatch(scratch.base)
     }
 
     public func batch() -> Batch { Batch(layout: layout) }
 
     /// Makes the graft this task's again, after another thread of its process has used it (during a restore).
     public func takeOver() throws(SyscallError) {
-        var header = self.header
-        header.batch = layout.base
         try slot.write(header)
     }
 
@@ -62,22 +59,14 @@ public final class GraftedTask {
 
     /// Sets the batch going without waiting, so that many tasks work at the same time.
     public func start(_ batch: inout Batch) throws(SyscallError) {
-        var end = clinux_graft_call()
-        end.number = -1
-        var image = [UInt8]()
-        image.reserveCapacity((batch.calls.count + 1) * 64)
-        unsafe (batch.calls + [end]).withUnsafeBytes { unsafe image.append(contentsOf: $0) }
-        try memory.write(image, at: layout.base)
-        try memory.write(batch.data, at: layout.data)
+        try batch.write(to: memory)
         try enter()
         try task.continue()
     }
 
     public func finish(_ batch: inout Batch) throws(SyscallError) {
         try waitUntilParked()
-        let raw = try memory.read(layout.base, batch.calls.count * 64)
-        let results = unsafe raw.withUnsafeBytes { unsafe Array($0.bindMemory(to: clinux_graft_call.self)) }
-        batch.take(results: results, data: batch.readBack ? try memory.read(layout.data, batch.data.count) : nil)
+        try batch.read(from: memory)
         if let failure = batch.failure(in: task.id) { throw failure }
     }
 
@@ -86,6 +75,7 @@ public final class GraftedTask {
         var registers = saved
         registers.rip = slot.base + UInt64(offset)
         (registers.orig_rax, registers.rax) = (UInt64.max, 0)
+        (registers.rbx, registers.r14) = (slot.base, 0)
         registers.eflags &= ~0x500  // no single-stepping, string operations forward
         registers.cs = 0x33  // a 32-bit task runs 64-bit code during batches
         return registers
@@ -120,7 +110,6 @@ public final class GraftedTask {
 
     /// munmap(2) of the scratch memory: no list can hold this call, so it is stepped through.
     public func unmapScratch() throws(SyscallError) {
-        try slot.setBatch(0)
         try step(SYS_munmap, layout.base, UInt64(layout.size))
         try slot.setScratch(size: 0)
     }
@@ -130,7 +119,6 @@ public final class GraftedTask {
     @discardableResult
     public func step(_ number: Int32, _ arguments: UInt64...) throws(SyscallError) -> Int {
         var registers = registers(at: clinux_graft_park_offset() - 2)  // tgkill's own `syscall`; behind it lies the park point
-        registers.rbx = slot.base
         registers.rax = UInt64(number)
         let values = arguments + [UInt64](repeating: 0, count: 6 - arguments.count)
         (registers.rdi, registers.rsi, registers.rdx) = (values[0], values[1], values[2])

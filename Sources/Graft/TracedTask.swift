@@ -82,6 +82,17 @@ public final class TracedTask {
         return event
     }
 
+    /// A task that was born traced by PTRACE_SEIZE's heir stops before its first instruction.
+    public func waitForFirstStop() throws(SyscallError) {
+        while true {
+            switch try wait()! {
+            case .stopped: return
+            case .exited, .killed: throw SyscallError("wait for a new task", .task(id), ESRCH)
+            default: try `continue`()
+            }
+        }
+    }
+
     public func registers() throws(SyscallError) -> Registers {
         var registers = Registers()
         try Syscall.call("PTRACE_GETREGS", SYS_ptrace, value: &registers, at: 3, 12, Int(id.rawValue), 0, on: .task(id))

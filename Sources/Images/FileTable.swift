@@ -9,6 +9,8 @@ public struct FileTable: Sendable {
     private var tunPaths: [UInt32: RegFileEntry] = [:]
 
     public init(_ list: [FileEntry]) throws(ImageError) {
+        entries.reserveCapacity(list.count)
+        places.reserveCapacity(list.count)
         for (place, entry) in list.enumerated() {
             guard let old = entries[entry.id] else {
                 (entries[entry.id], places[entry.id]) = (entry, place)

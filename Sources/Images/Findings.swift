@@ -15,29 +15,33 @@ struct Findings {
 struct Place {
     let file: String
     let entry: Int?
-    /// Path before the fields' names: "thread_core.".
-    var prefix = ""
+    /// Path before the fields' names, "thread_core.": made only for a finding, as there are many places and few findings.
+    private let prefix: () -> String
 
-    func inside(_ field: String) -> Place { Place(file: file, entry: entry, prefix: "\(prefix)\(field).") }
+    init(file: String, entry: Int?, prefix: @escaping () -> String = { "" }) { (self.file, self.entry, self.prefix) = (file, entry, prefix) }
+
+    func inside(_ field: @escaping @autoclosure () -> String) -> Place {
+        Place(file: file, entry: entry) { [prefix] in "\(prefix())\(field())." }
+    }
 
     /// Notes that `field` is wrong unless `condition` holds.
-    func expect(_ condition: Bool, _ field: String, _ problem: @autoclosure () -> String, _ findings: inout Findings) {
-        if !condition { findings.add(ImageError(file, entry: entry, field: prefix + field, problem())) }
+    func expect(_ condition: Bool, _ field: @autoclosure () -> String, _ problem: @autoclosure () -> String, _ findings: inout Findings) {
+        if !condition { findings.add(ImageError(file, entry: entry, field: prefix() + field(), problem())) }
     }
 
     /// A text that ends up in a system call: no NUL inside, not longer than the kernel takes.
-    func text(_ value: String, upTo limit: Int, _ field: String, _ findings: inout Findings) {
+    func text(_ value: String, upTo limit: Int, _ field: @autoclosure () -> String, _ findings: inout Findings) {
         let bytes = value.utf8
-        expect(bytes.count <= limit, field, "it has \(bytes.count) bytes, \(limit) are the most", &findings)
-        expect(!bytes.contains(0), field, "it has a NUL byte inside", &findings)
+        expect(bytes.count <= limit, field(), "it has \(bytes.count) bytes, \(limit) are the most", &findings)
+        expect(!bytes.contains(0), field(), "it has a NUL byte inside", &findings)
     }
 
-    func process(_ value: UInt32, orNone: Bool = false, _ field: String, _ findings: inout Findings) {
-        expect(value <= Limits.pid && (value > 0 || orNone), field, "\(value) is no process id", &findings)
+    func process(_ value: UInt32, orNone: Bool = false, _ field: @autoclosure () -> String, _ findings: inout Findings) {
+        expect(value <= Limits.pid && (value > 0 || orNone), field(), "\(value) is no process id", &findings)
     }
 
-    func signal(_ value: UInt32, orNone: Bool = false, _ field: String, _ findings: inout Findings) {
-        expect(value <= 64 && (value > 0 || orNone), field, "\(value) is no signal", &findings)
+    func signal(_ value: UInt32, orNone: Bool = false, _ field: @autoclosure () -> String, _ findings: inout Findings) {
+        expect(value <= 64 && (value > 0 || orNone), field(), "\(value) is no signal", &findings)
     }
 }
 

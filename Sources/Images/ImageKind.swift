@@ -96,16 +96,17 @@ public struct ImageKind: Sendable {
         }
     }
 
+    /// By the name of kinds without a number, by the part before the number of others (some share that).
+    private static let byPrefix: [Substring: [ImageKind]] = Dictionary(grouping: all) { $0.prefix[...] }
+
     /// The kind and number a file name stands for, nil for one that is not an image's. An image being written may end in ".tmp".
     public static func named(_ written: String) -> (kind: ImageKind, number: UInt64)? {
         let name = written.hasSuffix(".img.tmp") ? String(written.dropLast(4)) : written
-        for kind in all {
-            if kind.number == .none {
-                if name == kind.prefix { return (kind, 0) }
-                continue
-            }
-            guard name.hasPrefix(kind.prefix), name.hasSuffix(kind.suffix), name.utf8.count > kind.prefix.utf8.count + kind.suffix.utf8.count else { continue }
-            let digits = name.dropFirst(kind.prefix.count).dropLast(kind.suffix.count)
+        if let kind = byPrefix[name[...]]?.first, kind.number == .none { return (kind, 0) }
+        guard let dash = name.utf8.lastIndex(of: UInt8(ascii: "-")) else { return nil }
+        let afterDash = name.index(after: dash)
+        for kind in byPrefix[name[..<afterDash]] ?? [] where kind.number != .none && name.hasSuffix(kind.suffix) {
+            let digits = name[afterDash...].dropLast(kind.suffix.count)
             guard let number = UInt64(digits, radix: kind.number == .decimal ? 10 : 16), kind.name(number) == name else { continue }
             return (kind, number)
         }

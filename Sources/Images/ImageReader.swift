@@ -129,18 +129,24 @@ public struct ImageReader {
 
     /// Bytes of the file. The range must lie inside it.
     mutating func bytes(in range: Range<UInt64>) throws(ImageError) -> [UInt8] {
+        let start = try bring(range)
+        return Array(window[start..<start + range.count])
+    }
+
+    /// Makes the window hold these bytes of the file; answers where in it they begin.
+    private mutating func bring(_ range: Range<UInt64>) throws(ImageError) -> Int {
         if range.lowerBound < windowStart || range.upperBound > windowStart + UInt64(window.count) {
             let count = min(max(range.upperBound - range.lowerBound, Self.windowSize), size - range.lowerBound)
             window = try file?.bytes(Int(count), at: range.lowerBound, named: name) ?? []
             windowStart = range.lowerBound
             guard range.upperBound <= windowStart + UInt64(window.count) else { throw damaged("the file became shorter while it was read") }
         }
-        return Array(window[Int(range.lowerBound - windowStart)..<Int(range.upperBound - windowStart)])
+        return Int(range.lowerBound - windowStart)
     }
 
     private mutating func word(at place: UInt64) throws(ImageError) -> UInt32 {
-        let bytes = try bytes(in: place..<place + 4)
-        return UInt32(bytes[0]) | UInt32(bytes[1]) << 8 | UInt32(bytes[2]) << 16 | UInt32(bytes[3]) << 24
+        let at = try bring(place..<place + 4)
+        return UInt32(window[at]) | UInt32(window[at + 1]) << 8 | UInt32(window[at + 2]) << 16 | UInt32(window[at + 3]) << 24
     }
 
     /// Version 1 images have the type magic alone; the first word tells which form it is.

@@ -5,9 +5,10 @@ import ImageMessages
 extension ImageSet {
     func checkDescriptors(_ findings: inout Findings) {
         for (table, entries) in descriptors.sorted(by: { $0.key < $1.key }) {
-            var numbers = Set<UInt32>()
+            var numbers = Set<UInt32>(minimumCapacity: entries.count)
+            let image = ImageFile<FdinfoEntry>.descriptors.name(table)
             for (index, entry) in entries.enumerated() {
-                let place = Place(file: ImageFile<FdinfoEntry>.descriptors.name(table), entry: index)
+                let place = Place(file: image, entry: index)
                 place.expect(entry.fd < Limits.descriptor, "fd", "\(entry.fd) is higher than a descriptor can be", &findings)
                 place.expect(numbers.insert(entry.fd).inserted, "fd", "\(entry.fd) is there twice", &findings)
                 place.expect(entry.flags & ~1 == 0, "flags", "\(hex(entry.flags)) has unknown bits", &findings)
@@ -22,8 +23,9 @@ extension ImageSet {
 
     func checkFiles(_ findings: inout Findings) {
         let memfdInodes = Set(memfds.map(\.inodeID)), ttyInfos = Set(ttys.map(\.id))
-        for entry in files.entries.values.sorted(by: { $0.id < $1.id }) {
-            let place = Place(file: "files.img", entry: files.places[entry.id])
+        for (id, index) in files.places.sorted(by: { $0.key < $1.key }) {
+            guard let entry = files[id] else { continue }
+            let place = Place(file: "files.img", entry: index)
             guard let (name, id) = entry.member else {
                 place.expect(false, "type", "the part that describes a \(entry.type) is missing", &findings)
                 continue

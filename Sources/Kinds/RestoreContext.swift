@@ -75,7 +75,9 @@ package final class RestoreContext {
     }
     package func isInherited(_ key: String) -> Bool { settings.inherited.contains { $0.key == key } }
     /// The descriptor of ours that --inherit-fd gives for `key`, duplicated.
-    package func inherited(_ key: String) throws -> FileDescriptor? {
+    package func inherited(_ name: @autoclosure () -> String) throws -> FileDescriptor? {
+        if settings.inherited.isEmpty { return nil }
+        let key = name()
         guard let found = settings.inherited.first(where: { $0.key == key }) else { return nil }
         return FileDescriptor(owning: Int32(try Syscall.call("fcntl(F_DUPFD_CLOEXEC)", 72, Int(found.descriptor), 1030, 3, on: .fd(found.descriptor))))
     }

@@ -79,6 +79,15 @@ public final class FileDescriptor: Sendable {
         return bytes
     }
 
+    /// One read(2) into `bytes`, from place `start` in them to their end. Answers how many came.
+    public func read(into bytes: inout [UInt8], from start: Int) throws(SyscallError) -> Int {
+        precondition(start < bytes.count)
+        let number = self.number
+        return try Syscall.check("read", .fd(number)) {
+            unsafe bytes.withUnsafeMutableBytes { unsafe Syscall.raw(SYS_read, Int(number), Int(bitPattern: $0.baseAddress! + start), $0.count - start) }
+        }
+    }
+
     /// Everything up to end of file, from the current position.
     public func readAll(expecting hint: Int = 4096) throws(SyscallError) -> [UInt8] {
         var bytes = [UInt8]()

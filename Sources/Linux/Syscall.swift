@@ -73,19 +73,26 @@ public enum Syscall {
         try check(name, operand()) { unsafe raw(number, a, b, c, d, e) }
     }
 
+    /// The call with `address` as argument `slot` (0...4) and the others around it, again for as long as a signal interrupts it.
+    @unsafe private static func untilDone(_ number: Int32, address: Int, at slot: Int, _ a: Int, _ b: Int, _ c: Int, _ d: Int) -> Int {
+        while true {
+            let answer = switch slot {
+            case 0: unsafe raw(number, address, a, b, c, d)
+            case 1: unsafe raw(number, a, address, b, c, d)
+            case 2: unsafe raw(number, a, b, address, c, d)
+            case 3: unsafe raw(number, a, b, c, address, d)
+            default: unsafe raw(number, a, b, c, d, address)
+            }
+            if answer != -Int(EINTR) { return answer }
+        }
+    }
+
     /// A system call whose argument `slot` (0...4) is the address of `path`.
     @discardableResult
     public static func call(
         _ name: String, _ number: Int32, path: String, at slot: Int, _ a: Int = 0, _ b: Int = 0, _ c: Int = 0, _ d: Int = 0
     ) throws(SyscallError) -> Int {
-        var rest = [a, b, c, d]
-        rest.insert(0, at: slot)
-        let result: Int = unsafe path.withCString { text in
-            rest[slot] = Int(bitPattern: text)
-            var answer = -Int(EINTR)
-            while answer == -Int(EINTR) { answer = unsafe raw(number, rest[0], rest[1], rest[2], rest[3], rest[4]) }
-            return answer
-        }
+        let result: Int = unsafe path.withCString { unsafe untilDone(number, address: Int(bitPattern: $0), at: slot, a, b, c, d) }
         if result < 0 && result >= -4095 { throw SyscallError(name, .path(path), Int32(-result)) }
         return result
     }
@@ -96,14 +103,7 @@ public enum Syscall {
         _ name: String, _ number: Int32, value: inout Value, at slot: Int, _ a: Int = 0, _ b: Int = 0, _ c: Int = 0, _ d: Int = 0,
         on operand: @autoclosure () -> SyscallError.Operand? = nil
     ) throws(SyscallError) -> Int {
-        var rest = [a, b, c, d]
-        rest.insert(0, at: slot)
-        let result: Int = unsafe withUnsafeMutablePointer(to: &value) { pointer in
-            rest[slot] = Int(bitPattern: pointer)
-            var answer = -Int(EINTR)
-            while answer == -Int(EINTR) { answer = unsafe raw(number, rest[0], rest[1], rest[2], rest[3], rest[4]) }
-            return answer
-        }
+        let result: Int = unsafe withUnsafeMutablePointer(to: &value) { unsafe untilDone(number, address: Int(bitPattern: $0), at: slot, a, b, c, d) }
         if result < 0 && result >= -4095 { throw SyscallError(name, operand(), Int32(-result)) }
         return result
     }
@@ -114,14 +114,7 @@ public enum Syscall {
         _ name: String, _ number: Int32, bytes: inout [UInt8], at slot: Int, _ a: Int = 0, _ b: Int = 0, _ c: Int = 0, _ d: Int = 0,
         on operand: @autoclosure () -> SyscallError.Operand? = nil
     ) throws(SyscallError) -> Int {
-        var rest = [a, b, c, d]
-        rest.insert(0, at: slot)
-        let result: Int = unsafe bytes.withUnsafeMutableBytes { buffer in
-            rest[slot] = Int(bitPattern: buffer.baseAddress)
-            var answer = -Int(EINTR)
-            while answer == -Int(EINTR) { answer = unsafe raw(number, rest[0], rest[1], rest[2], rest[3], rest[4]) }
-            return answer
-        }
+        let result: Int = unsafe bytes.withUnsafeMutableBytes { unsafe untilDone(number, address: Int(bitPattern: $0.baseAddress), at: slot, a, b, c, d) }
         if result < 0 && result >= -4095 { throw SyscallError(name, operand(), Int32(-result)) }
         return result
     }

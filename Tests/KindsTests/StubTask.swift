@@ -53,7 +53,7 @@ final class StubTask {
     /// What a dump reads.
     func dump() throws -> (core: CoreEntry, mm: MmEntry) {
         var core = CoreEntry(), mm = MmEntry()
-        let ((process, thread), batch) = try run { (try ProcessQuestions(&$0, process: id), try ThreadQuestions(&$0, thread: id, process: id)) }
+        let ((process, thread), batch) = try run { (try ProcessQuestions(&$0, process: id), ThreadQuestions(&$0, thread: id, status: try Proc.status(id))) }
         try process.fill(&core.tc, &mm, batch)
         var state = ThreadCoreEntry(), info = ThreadInfoX86()
         try thread.fill(&state, &info, batch)

@@ -34,9 +34,11 @@ int clinux_guard(const int *descriptors, int count, int pipe);
 int clinux_repair_guard(int pipe, int other_end, const int32_t *sockets, const int32_t *reuse, int count, void *stack, size_t stack_size);
 
 /// The graft: a header (struct clinux_graft_header) followed by code. Position independent; see Graft/README.md.
-extern const unsigned char clinux_graft_begin[], clinux_graft_code[], clinux_graft_park[], clinux_graft_end[];
+extern const unsigned char clinux_graft_begin[], clinux_graft_code[], clinux_graft_idle[], clinux_graft_park[], clinux_graft_end[];
 const unsigned char *clinux_graft_start(void);
 long clinux_graft_size(void);
+/// Where a task goes to park at once, with rbx the graft's beginning and r14 0.
+long clinux_graft_idle_offset(void);
 /// Where a parked task's rip stands, from the graft's beginning.
 long clinux_graft_park_offset(void);
 

@@ -37,7 +37,7 @@ package struct Explanation: Sendable {
     private static func tree(_ root: ThreadID) -> [ThreadID] {
         var found = [root], at = 0
         while at < found.count {
-            found += ((try? Proc.children(of: found[at])) ?? []).filter { !found.contains($0) }
+            found += Proc.children(of: found[at], threads: (try? Proc.threads(of: found[at])) ?? []).filter { !found.contains($0) }
             at += 1
         }
         return found
@@ -61,7 +61,7 @@ package struct Explanation: Sendable {
                     }
                     if let error = FrozenRegisters.refusal(ofProgram: id) { try context.refuse(error) }
                     try context.attempt { _ = try PathFiles.executableID(of: id, context: context) }
-                    try context.attempt { _ = try FileSystemContext.dump(of: id, context) }
+                    try context.attempt { _ = try FileSystemContext.dump(of: id, status: try Proc.status(id), context) }
                     _ = try MemoryMap.dump(try Mapping.all(of: id, withFlags: true), of: id, scratch: nil, context)
                 }
             }

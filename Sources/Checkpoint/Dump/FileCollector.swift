@@ -9,9 +9,10 @@ import Linux
 final class FileCollector {
     private let context: DumpContext
     private let pidfds: [ThreadID: FileDescriptor]
-    /// Open files met so far, in buckets of equal device, inode and flags; within a bucket in the order of kcmp(2).
+    /// Open files met so far, in buckets of equal device, inode and flags, for eventfds (which have one inode) of equal id; within a
+    /// bucket in the order of kcmp(2).
     private var known: [Bucket: [Met]] = [:]
-    private struct Bucket: Hashable { let device: UInt64, inode: UInt64, mode: UInt32, flags: UInt32 }
+    private struct Bucket: Hashable { let device: UInt64, inode: UInt64, mode: UInt32, flags: UInt32, eventfd: String? }
     private struct Met { let process: ThreadID, number: Int32, id: UInt32, type: FdTypes }
     /// Descriptors that came out of queues: kept, so that kcmp can compare with them.
     private var kept: [FileDescriptor] = []
@@ -55,7 +56,10 @@ final class FileCollector {
     private func save(_ descriptor: FileDescriptor, process: ThreadID, number: Int32) throws -> Met {
         let status = try descriptor.status()
         let flags = UInt32(truncatingIfNeeded: try descriptor.control(F_GETFL))
-        let bucket = Bucket(device: status.device, inode: status.inode, mode: status.mode, flags: flags)
+        let path = "/proc/self/fd/\(descriptor.number)"
+        let anonymous = status.type == 0 ? try Files.link(path) : nil
+        let info = anonymous.map(Eventfd.isOne) == true ? try Proc.descriptorInfo(descriptor.number, of: .current) : nil
+        let bucket = Bucket(device: status.device, inode: status.inode, mode: status.mode, flags: flags, eventfd: info?["eventfd-id"])
         var low = 0, high = known[bucket]?.count ?? 0
         while low < high {
             let middle = (low + high) / 2
@@ -66,8 +70,8 @@ final class FileCollector {
             default: low = middle + 1
             }
         }
-        let link = status.type == S_IFSOCK ? "socket:[\(status.inode)]" : try Files.link("/proc/self/fd/\(descriptor.number)")
-        let file = OpenFile(id: context.newFileID(), descriptor: descriptor, process: process, number: number, status: status, flags: flags, link: link)
+        let link = try anonymous ?? (status.type == S_IFSOCK ? "socket:[\(status.inode)]" : Files.link(path))
+        let file = OpenFile(id: context.newFileID(), descriptor: descriptor, process: process, number: number, status: status, flags: flags, link: link, info: info)
         if let refusal = Unsupported.reason(file) { throw refusal }
         guard let kind = OpenFileKinds.all.first(where: { $0.claims(file) }) else {
             throw CheckpointError("dump", file.subject, "files of this kind (\(link)) can't be saved", remedy: "close it in the program before the dump")

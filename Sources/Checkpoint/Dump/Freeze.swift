@@ -28,8 +28,9 @@ struct Freeze {
             changed = false
             var todo = [tree]
             while let process = todo.popLast() {
-                if try seizeNewThreads(of: process) { changed = true }
-                for child in (try? Proc.children(of: process.id)) ?? [] where !process.children.contains(where: { $0.id == child }) {
+                try seizeThreads(of: process)
+                let known = Set(process.children.map(\.id))
+                for child in Proc.children(of: process.id, threads: process.threads.map(\.id)) where !known.contains(child) {
                     do {
                         process.children.append(try seizeProcess(child, parent: process))
                         changed = true
@@ -90,9 +91,14 @@ struct Freeze {
         return now
     }
 
+    /// Until no new one appears; a process whose threads all stand still makes none.
+    private mutating func seizeThreads(of process: FrozenProcess) throws {
+        while !process.isZombie, !process.isWhole { process.isWhole = try !seizeNewThreads(of: process) }
+    }
+
     private mutating func seizeNewThreads(of process: FrozenProcess) throws -> Bool {
-        if process.isZombie { return false }
-        let fresh = ((try? Proc.threads(of: process.id)) ?? []).filter { id in !process.threads.contains { $0.id == id } }
+        let known = Set(process.threads.map(\.id))
+        let fresh = ((try? Proc.threads(of: process.id)) ?? []).filter { !known.contains($0) }
         if fresh.isEmpty { return false }
         // All are told to stop before the first is waited for.
         var seized = [(id: ThreadID, task: TracedTask, probe: SleepProbe?)]()
@@ -156,7 +162,8 @@ struct Freeze {
         }
     }
     private func waitsForChild(_ id: ThreadID) -> String {
-        guard let children = try? Proc.children(of: id), let first = children.first, (try? TaskStat.of(id))?.state == "D" else { return "" }
+        let children = Proc.children(of: id, threads: (try? Proc.threads(of: id)) ?? [])
+        guard let first = children.first, (try? TaskStat.of(id))?.state == "D" else { return "" }
         return ": it waits in vfork for its child \(first) to execute a program or to end"
     }
 }

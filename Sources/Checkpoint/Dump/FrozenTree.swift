@@ -20,6 +20,8 @@ package final class FrozenProcess {
     package internal(set) var state: State
     /// Leader first; empty for a zombie.
     package internal(set) var threads: [FrozenThread] = []
+    /// Whether every thread stands still.
+    var isWhole = false
     package internal(set) var children: [FrozenProcess] = []
     init(id: ThreadID, stat: TaskStat, state: State) { (self.id, self.stat, self.state) = (id, stat, state) }
     var isZombie: Bool { if case .zombie = state { true } else { false } }

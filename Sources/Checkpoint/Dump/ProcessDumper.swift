@@ -49,12 +49,13 @@ final class ProcessDumper {
         var mappings = try Mapping.all(of: id, withFlags: true)
         if try letOutOfOldGrafts(mappings) { mappings = try Mapping.all(of: id, withFlags: true) }
         log.info("\(mappings.count) mappings, \(process.threads.count) threads")
-        let graft = try ProcessGraft(in: id, mappings: mappings)
+        let status = try Proc.status(id)
+        let graft = try ProcessGraft(in: id, mappings: mappings, caught: status.hexadecimal("SigCgt") ?? 0)
         let leader = process.threads[0]
         // All of them before the memory: a sleeping thread's is put as if it had not been woken.
         let registers = process.threads.map(\.registers)
         let frozen = registers[0]
-        let grafted = try graft.enter(leader.task)
+        let grafted = try graft.enter(leader.task, standing: (frozen.registers, frozen.signalMask))
 
         let numbers = try Proc.descriptors(of: id)
         if sharing.savedTables.insert(ids.filesID).inserted { try dumpDescriptors(numbers, table: ids.filesID, grafted) }
@@ -63,20 +64,20 @@ final class ProcessDumper {
         core.mtype = .x8664
         var batch = grafted.batch()
         let processQuestions = try ProcessQuestions(&batch, process: id)
-        let threadQuestions = try ThreadQuestions(&batch, thread: id, process: id)
+        let threadQuestions = ThreadQuestions(&batch, thread: id, status: status)
         try grafted.run(&batch)
         let answers = batch
         try processQuestions.fill(&core.tc, &mm, answers)
         try fillLeader(&core.tc, frozen)
         try fill(&core, leader, frozen, threadQuestions, answers)
 
-        try dumpMemory(mappings, &mm, grafted, graft, used: numbers)
+        try dumpMemory(mappings, &mm, grafted, graft, used: numbers, mayWrite: core.tc.rlimits.rlimits[1].cur)
         try context.images.write("core-\(id).img", [core])
         for (thread, frozen) in zip(process.threads, registers).dropFirst() {
-            let grafted = try graft.enter(thread.task)
+            let grafted = try graft.enter(thread.task, standing: (frozen.registers, frozen.signalMask))
             try context.attempt {
                 var batch = grafted.batch()
-                let questions = try ThreadQuestions(&batch, thread: thread.id, process: id)
+                let questions = ThreadQuestions(&batch, thread: thread.id, status: try Proc.status(thread.id, in: id))
                 try grafted.run(&batch)
                 var core = CoreEntry()
                 core.mtype = .x8664
@@ -86,9 +87,8 @@ final class ProcessDumper {
             }
         }
         try graft.remove()
-        for thread in process.threads { try FrozenRegisters.prepareThaw(thread.task) }
         try context.images.write("mm-\(id).img", [mm])
-        try context.images.write("fs-\(id).img", [try FileSystemContext.dump(of: id, context)])
+        try context.images.write("fs-\(id).img", [try FileSystemContext.dump(of: id, status: status, context)])
     }
 
     /// A thread that stands in a graft whose conductor was killed in this very moment is let run out of it: a matter of
@@ -98,7 +98,12 @@ final class ProcessDumper {
         var found = false
         for thread in process.threads {
             var tries = 0
-            defer { if tries > 0, let now = try? FrozenRegisters(thread.task, nil) { thread.registers = now } }
+            defer {
+                if tries > 0 {
+                    try? FrozenRegisters.prepareThaw(thread.task)
+                    if let now = try? FrozenRegisters(thread.task, nil) { thread.registers = now }
+                }
+            }
             while place.contains(try thread.task.registers().rip) {
                 found = true
                 tries += 1
@@ -161,7 +166,7 @@ final class ProcessDumper {
         (core.threadInfo, core.threadCore) = (info, state)
     }
 
-    private func dumpMemory(_ mappings: [Mapping], _ mm: inout MmEntry, _ grafted: GraftedTask, _ graft: ProcessGraft, used: [Int32]) throws {
+    private func dumpMemory(_ mappings: [Mapping], _ mm: inout MmEntry, _ grafted: GraftedTask, _ graft: ProcessGraft, used: [Int32], mayWrite fileSizeLimit: UInt64) throws {
         let began = Clock.monotonic()
         mm.exeFileID = try PathFiles.executableID(of: id, context: context)
         let stat = process.stat
@@ -199,9 +204,8 @@ final class ProcessDumper {
             try FileDescriptor.open(name, O_RDWR | O_CREAT | O_TRUNC, mode: 0o644, at: context.images.directory.number)
         }
         let collected = Clock.monotonic()
-        let limits = try Proc.limits(of: id)
         var lent: [Int32] = []
-        if runs.pages > 16, limits[1].soft == UInt64.max { lent = (try? grafted.lend([image], used: used)) ?? [] }
+        if runs.pages > 16, fileSizeLimit == UInt64.max { lent = (try? grafted.lend([image], used: used)) ?? [] }
         var writer = PageWriter(image: image, name: name, process: id)
         let total = UInt64(runs.pages) * 4096
         writer.report = { [progress] in progress($0, total) }

@@ -27,7 +27,9 @@ struct DescriptorTable {
             }
             try DescriptorPassing.send(descriptors, through: process.channel)
             var batch = process.grafted.batch()
-            batch.receiveDescriptors(part.count, from: .init(process.socket))
+            // As most of them are, so that few need another call.
+            let closing = part.reduce(0) { $0 + Int($1.flags & 1) } * 2 > part.count
+            batch.receiveDescriptors(part.count, from: .init(process.socket), closeOnExec: closing)
             // The kernel gives the lowest free numbers; the highest is moved first, so no move hits one that waits.
             var free: Int32 = 0
             let arrived: [Int32] = part.map { _ in
@@ -40,7 +42,7 @@ struct DescriptorTable {
                 if number != wanted {
                     batch.call("dup3", SYS_dup3, .init(number), .init(wanted), .init(closes ? O_CLOEXEC : 0))
                     batch.call("close", SYS_close, .init(number))
-                } else if !closes { batch.call("fcntl(F_SETFD)", SYS_fcntl, .init(wanted), .init(F_SETFD), 0) }
+                } else if closes != closing { batch.call("fcntl(F_SETFD)", SYS_fcntl, .init(wanted), .init(F_SETFD), closes ? 1 : 0) }
             }
             try CheckpointError.about("restore", .task(process.pid)) { try process.grafted.run(&batch) }
             used.formUnion(part.map { Int32(bitPattern: $0.fd) })

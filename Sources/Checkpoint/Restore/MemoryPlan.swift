@@ -26,7 +26,7 @@ struct MemoryPlan: Equatable {
             else if bits.contains(.vsyscall) { continue }
             else if bits.contains(.vvar) { vvar = mapping }
             else if bits.contains(.vdso) { vdso = mapping }
-            else if mapping.canBeInherited, let other = parents[mapping.start], other.sameMapping(as: mapping) { inherited.append(mapping) }
+            else if let other = parents[mapping.start], mapping.canBeInherited, other.sameMapping(as: mapping) { inherited.append(mapping) }
             else { fresh.append(mapping) }
         }
         let keep = (inherited.map { $0.start..<$0.end } + [reserved]).sorted { $0.lowerBound < $1.lowerBound }
@@ -62,7 +62,7 @@ extension VmaEntry {
     /// Private memory whose pages a fork shares: not for mappings that fork leaves out or wipes.
     var canBeInherited: Bool {
         let bits = statusBits
-        if bits.isDisjoint(with: [.anonymousPrivate, .filePrivate]) || !bits.isDisjoint(with: [.vdso, .vvar, .vsyscall]) { return false }
+        if bits.isDisjoint(with: .ofPages) || !bits.isDisjoint(with: .ofKernel) { return false }
         return !hasMadv || madv & (1 << 10 | 1 << 18) == 0
     }
     func sameMapping(as other: VmaEntry) -> Bool {

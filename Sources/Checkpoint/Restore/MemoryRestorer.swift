@@ -32,11 +32,10 @@ struct MemoryRestorer {
         let calls = CallStream(process.grafted)
         try park(calls)
         for range in plan.unmap { try calls.call("munmap", SYS_munmap, range.lowerBound, UInt64(range.count)) }
-        try calls.flush()
 
         let files = try lendFiles(plan)
         try SysVSharedMemory.attach(plan.fresh.filter { $0.statusBits.contains(.sysV) }, to: calls, context)
-        for mapping in plan.fresh { try map(mapping, files, calls) }
+        try map(plan.fresh, files, calls)
         for mapping in plan.inherited where mapping.prot & 2 == 0 {
             try calls.call("mprotect", SYS_mprotect, mapping.start, mapping.length, UInt64(mapping.prot | 2))
         }
@@ -47,8 +46,7 @@ struct MemoryRestorer {
         for range in plan.guards { try calls.call("madvise(MADV_GUARD_INSTALL)", SYS_madvise, range.start, range.length, 102) }
         try placeVDSO(plan, calls)
         for name in images.mm.vmaNames { try nameMapping(name, images.mm, calls) }
-        try calls.flush()
-        try setMemoryFields(images.mm, files)
+        try setMemoryFields(images.mm, files, calls)
         for (_, number) in files.sorted(by: { $0.value < $1.value }) { try calls.call("close", SYS_close, UInt64(number)) }
         try calls.flush()
     }
@@ -136,6 +134,17 @@ struct MemoryRestorer {
     private func regularFile(_ id: UInt32) throws -> RegFileEntry {
         guard let entry = context.files[id], entry.hasReg else { throw CheckpointError("restore", .image("files.img"), "it has no regular file with id \(id)") }
         return entry.reg
+    }
+
+    private func map(_ mappings: [VmaEntry], _ files: [FileKey: Int32], _ calls: CallStream) throws {
+        var rest = mappings[...]
+        while var mapping = rest.popFirst() {
+            while let next = rest.first, next.continues(mapping) {
+                mapping.end = next.end
+                rest.removeFirst()
+            }
+            try map(mapping, files, calls)
+        }
     }
 
     private func map(_ mapping: VmaEntry, _ files: [FileKey: Int32], _ calls: CallStream) throws {
@@ -257,34 +266,41 @@ struct MemoryRestorer {
     // MARK: fields of the address space
 
     /// prctl(2), PR_SET_MM_MAP: all fields, the auxiliary vector and the executable at once.
-    private func setMemoryFields(_ mm: MmEntry, _ files: [FileKey: Int32]) throws {
-        var batch = process.grafted.batch()
-        let vector = batch.words(mm.mmSavedAuxv)
+    private func setMemoryFields(_ mm: MmEntry, _ files: [FileKey: Int32], _ calls: CallStream) throws {
         // A child has its parent's executable already, and may not change it while it maps it (prctl(2), EBUSY).
         let inherited = parent?.images?.mm.exeFileID == mm.exeFileID
         let executable = UInt64(UInt32(bitPattern: inherited ? -1 : files[Self.executableKey] ?? -1))
-        let fields = batch.words([
-            mm.mmStartCode, mm.mmEndCode, mm.mmStartData, mm.mmEndData, mm.mmStartBrk, mm.mmBrk, mm.mmStartStack,
-            mm.mmArgStart, mm.mmArgEnd, mm.mmEnvStart, mm.mmEnvEnd, mm.mmSavedAuxv.isEmpty ? 0 : vector.address,
-            UInt64(mm.mmSavedAuxv.count * 8) | executable << 32,
-        ])
-        batch.call("prctl(PR_SET_MM_MAP)", SYS_prctl, 35, 14, fields.argument, .init(fields.count), 0)
-        try CheckpointError.about("restore", .image("mm-\(process.pid).img")) { try process.grafted.run(&batch) }
+        try calls.add(data: mm.mmSavedAuxv.count * 8 + 128) { batch in
+            let vector = batch.words(mm.mmSavedAuxv)
+            let fields = batch.words([
+                mm.mmStartCode, mm.mmEndCode, mm.mmStartData, mm.mmEndData, mm.mmStartBrk, mm.mmBrk, mm.mmStartStack,
+                mm.mmArgStart, mm.mmArgEnd, mm.mmEnvStart, mm.mmEnvEnd, mm.mmSavedAuxv.isEmpty ? 0 : vector.address,
+                UInt64(mm.mmSavedAuxv.count * 8) | executable << 32,
+            ])
+            batch.call("prctl(PR_SET_MM_MAP)", SYS_prctl, 35, 14, fields.argument, .init(fields.count), 0)
+        }
     }
 }
 
 extension VmaEntry {
-    var needsFile: Bool { !statusBits.isDisjoint(with: [.filePrivate, .fileShared]) }
+    var needsFile: Bool { !statusBits.isDisjoint(with: .ofFile) }
+    /// Whether the kernel would join it with the mapping before it, were both writable: then one mmap(2) makes the two.
+    func continues(_ before: VmaEntry) -> Bool {
+        start == before.end && status == before.status && status == MappingStatus.plain.rawValue && flags == before.flags && flags & 0x100 == 0
+            && prot | 2 == before.prot | 2
+    }
     /// Shared memory is opened as it was; a private mapping only reads its file.
     var fileKey: MemoryRestorer.FileKey {
         .init(id: UInt32(truncatingIfNeeded: shmid), mode: hasFdflags ? fdflags & 3 : statusBits.contains(.fileShared) && prot & 2 != 0 ? 2 : 0)
     }
 }
 
-/// Reads pages from an image into place, by the process itself (preadv(2)).
+/// Reads pages from an image into place, by the process itself (preadv(2)); many pages by two threads of it.
 struct PageReader {
     let process: GraftedTask
     let name: String
+    /// Bytes for which a second thread is worth its making, some 0.1 ms.
+    private static let worthHelp: UInt64 = 32 << 20
     /// Told now and then how many bytes are read.
     var report: (UInt64) -> Void = { _ in }
 
@@ -292,10 +308,14 @@ struct PageReader {
 
     func read(_ runs: [PageImage.Run], from number: Int32) throws {
         let transfer = VectoredTransfer(runs.lazy.map { ($0.range, $0.offset) })
-        try transfer.run("preadv", SYS_preadv, on: number, in: process, report: report) { call, result in
+        let bytes = runs.reduce(0) { $0 + UInt64($1.range.count) }
+        // Where no thread can be made any more (pids.max), one reads alone.
+        let helper = bytes >= Self.worthHelp ? try? Workspace.makeHelper(of: process) : nil
+        try transfer.run("preadv", SYS_preadv, on: number, in: [process] + (helper.map { [$0] } ?? []), report: report) { call, result in
             if result == Int(call.bytes) { return }
             if result < 0 { throw CheckpointError("restore", .image(name), "its pages can't be read into place: \(Errno(Int32(-result)))", errno: Errno(Int32(-result))) }
             throw CheckpointError("restore", .image(name), "it ended early: \(result) of \(call.bytes) bytes")
         }
+        if let helper { try Workspace.end(helper) }
     }
 }

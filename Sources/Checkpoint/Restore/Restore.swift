@@ -138,7 +138,7 @@ package final class Restore {
             let memory = MemoryRestorer(process: process, parent: parent, context: context, places: places) { [request] in
                 request.progress("memory of \(pid)", $0, $1)
             }
-            try memory.restore(&statistics)
+            try CheckpointError.about("restore the memory of", .task(.init(pid))) { try memory.restore(&statistics) }
         case .fork(let pid, let maker, let sibling):
             let by = try process(maker)
             let images = input.processes[pid]
@@ -224,7 +224,7 @@ package final class Restore {
         let kinds = OpenFileKinds.all
         // Entries that only mappings, executables and directories refer to are opened where they are used.
         let used = try input.filesInUse(context.images)
-        let byType = Dictionary(grouping: input.files.filter { used.contains($0.key) }.sorted { $0.key < $1.key }.map(\.value), by: \.type)
+        let byType = Dictionary(grouping: used.sorted().compactMap { input.files[$0] }, by: \.type)
         func entries(_ kind: any OpenFileKind.Type) -> [FileEntry] { byType[kind.type] ?? [] }
         for type in byType.keys where !kinds.contains(where: { $0.type == type }) {
             throw Self.unknownType(type)

@@ -115,19 +115,6 @@ extension Batch {
     }
 }
 
-extension TracedTask {
-    /// A task that was born traced by PTRACE_SEIZE's heir stops before its first instruction.
-    func waitForFirstStop() throws(SyscallError) {
-        while true {
-            switch try wait()! {
-            case .stopped: return
-            case .exited, .killed: throw SyscallError("wait for a new task", .task(id), ESRCH)
-            default: try `continue`()
-            }
-        }
-    }
-}
-
 extension CheckpointError {
     /// clone3(2), ERRORS.
     static func forking(_ id: ThreadID, _ error: SyscallError) -> CheckpointError {

@@ -15,20 +15,22 @@ struct StateRestorer {
     func restore(cgroups: CgroupRestore) throws {
         let core = images.core
         try TaskStateRestore.byConductor(core.tc, of: process.pid, context)
-        try process.run { batch in try TaskStateRestore.processEarly(core, images.mm, &batch) }
-        try process.run { batch in try TaskStateRestore.threadEarly(core, &batch) }
+        try process.run { batch in
+            try TaskStateRestore.processEarly(core, images.mm, &batch)
+            try TaskStateRestore.threadEarly(core, &batch)
+        }
         try process.makeThreads()
         try place(cgroups)
         let caught = process.threads.isEmpty ? 0 : try GraftedTask.caughtSignals(of: process.pid)
         for (index, thread) in process.threads.enumerated() { try restoreThread(thread, images.threads[index].core, caught: caught) }
-        try process.grafted.takeOver()
-        // SIGCHLD of helpers, zombies and stopped children is not the program's to see.
+        if !process.threads.isEmpty { try process.grafted.takeOver() }
         try process.run { batch in
+            // SIGCHLD of helpers, zombies and stopped children is not the program's to see.
             let child = batch.words([1 << UInt64(SIGCHLD - 1)]), now = batch.words([0, 0])
             batch.call("rt_sigtimedwait", SYS_rt_sigtimedwait, child.argument, 0, now.argument, 8, mayFail: true)
+            try TaskStateRestore.processLate(core, images.mm, &batch)
+            try late(core, isLeader: true, thread: process.pid, &batch)
         }
-        try process.run { batch in try TaskStateRestore.processLate(core, images.mm, &batch) }
-        try process.run { batch in try late(core, isLeader: true, thread: process.pid, &batch) }
         try PendingSignals.restoreLast(core, isLeader: true, thread: process.pid, process: process.pid, in: process.grafted)
         let sleep = try SleepRestore.begin(core, in: process.grafted)
         let workspace = Workspace.range(of: process.grafted)

@@ -19,7 +19,7 @@ package final class CgroupSets {
 
     package init(_ settings: CgroupSettings) {
         self.settings = settings
-        own = (try? Self.memberships("/proc/self/cgroup")) ?? []
+        own = (try? Files.readAtOnce("/proc/self/cgroup")).map(Self.parse) ?? []
         if !own.isEmpty { sets[own] = 1 }
     }
 
@@ -29,19 +29,30 @@ package final class CgroupSets {
             return parts.count == 3 ? Membership(name: String(parts[1]), path: String(parts[2])) : nil
         }.sorted { $0.name < $1.name }
     }
-    private static func memberships(_ path: String) throws(SyscallError) -> [Membership] { parse(String(decoding: try Files.readAtOnce(path), as: UTF8.self)) }
+    private static func parse(_ text: [UInt8]) -> [Membership] { parse(String(decoding: text, as: UTF8.self)) }
 
     /// The id of the thread's set; nil when cgroups are ignored.
     package func id(of thread: ThreadID, in process: ThreadID) throws(SyscallError) -> UInt32? {
         if ignored { return nil }
-        var found = try Self.memberships("/proc/\(process)/task/\(thread)/cgroup")
-        if try namespaced(process) { found = try CgroupNamespace.withHiddenParts(found, of: process, seenAs: "/proc/\(process)/task/\(thread)/cgroup") }
-        if let id = sets[found] { return id }
-        let id = UInt32(sets.count + 1)
-        sets[found] = id
-        ordered.append(found)
+        let path = "/proc/\(process)/task/\(thread)/cgroup"
+        let text = try Files.readAtOnce(path)
+        if try namespaced(process) { return id(of: try CgroupNamespace.withHiddenParts(Self.parse(text), of: process, seenAs: path)) }
+        if let id = texts[text] { return id }
+        let id = id(of: Self.parse(text))
+        texts[text] = id
         return id
     }
+
+    private func id(of memberships: [Membership]) -> UInt32 {
+        if let id = sets[memberships] { return id }
+        let id = UInt32(sets.count + 1)
+        sets[memberships] = id
+        ordered.append(memberships)
+        return id
+    }
+
+    /// Sets of tasks in our own cgroup namespace, by the text of their /proc/PID/cgroup: most threads have the same.
+    private var texts: [[UInt8]: UInt32] = [:]
 
     private var namespaces: [ThreadID: Bool] = [:]
     private func namespaced(_ process: ThreadID) throws(SyscallError) -> Bool {

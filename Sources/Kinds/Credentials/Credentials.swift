@@ -57,6 +57,9 @@ package struct Credentials {
         return min(63, Int(text.split(separator: "\n").first ?? "40") ?? 40)
     }()
 
+    /// Those that every task we make begins with: ours.
+    private static let ownCapabilities = (try? Proc.status(.current))?.hexadecimal("CapPrm") ?? 0
+
     private static func bits(_ words: [UInt32]) -> UInt64 {
         words.prefix(2).enumerated().reduce(0) { $0 | UInt64($1.element) << UInt64(32 * $1.offset) }
     }
@@ -86,8 +89,7 @@ package struct Credentials {
         let (inheritable, permitted, effective) = (bits(entry.capInh) & known, bits(entry.capPrm) & known, bits(entry.capEff) & known)
         let (bounding, ambient) = (bits(entry.capBnd) & known, bits(entry.capAmb) & known)
         guard effective & ~permitted == 0 else { throw CheckpointError("restore", .object("credentials"), "capabilities are effective that are not permitted") }
-        let own = (try? Proc.status(.current))?.hexadecimal("CapPrm") ?? 0
-        capset(inheritable: inheritable, permitted: own, effective: own, &batch)
+        capset(inheritable: inheritable, permitted: ownCapabilities, effective: ownCapabilities, &batch)
         batch.call("prctl(PR_CAP_AMBIENT_CLEAR_ALL)", SYS_prctl, .init(PR_CAP_AMBIENT), .init(PR_CAP_AMBIENT_CLEAR_ALL), 0, 0, 0)
         for capability in 0...lastCapability where ambient & inheritable & permitted & 1 << UInt64(capability) != 0 {
             batch.call("prctl(PR_CAP_AMBIENT_RAISE)", SYS_prctl, .init(PR_CAP_AMBIENT), .init(PR_CAP_AMBIENT_RAISE), .init(capability), 0, 0)

@@ -1,6 +1,24 @@
 import Glibc
 import Linux
 
+/// The build ids of the files met in one dump or restore, each read once: thousands of descriptors may be of one file.
+final class BuildIDs: DumpState {
+    private var known: [InodeKey: [UInt32]] = [:]
+
+    /// - Parameters:
+    ///   - status: of the file.
+    ///   - path: where it is. Opened anew: reading through the program's own open file would move its access time.
+    /// - Returns: nil when it may not be read.
+    func words(of status: FileStatus, at path: String) -> [UInt32]? {
+        let key = InodeKey(status)
+        if let found = known[key] { return found }
+        guard let file = try? FileDescriptor.open(path, O_RDONLY | OpenFlags.noAccessTime | O_NONBLOCK) else { return nil }
+        let words = BuildID.words(of: file)
+        known[key] = words
+        return words
+    }
+}
+
 /// The build id of an ELF file: the note of type NT_GNU_BUILD_ID, owner "GNU" (elf(5); ld(1), --build-id).
 enum BuildID {
     /// As the image keeps it: bytes packed into little-endian words, the last one padded with zeros. Empty when there is none.

@@ -7,7 +7,9 @@ import Linux
 package enum Eventfd: OpenFileKind {
     package static var type: FdTypes { .eventfd }
 
-    package static func claims(_ file: OpenFile) -> Bool { file.link == "anon_inode:[eventfd]" }
+    package static func claims(_ file: OpenFile) -> Bool { isOne(file.link) }
+    /// By the link of /proc/PID/fd.
+    package static func isOne(_ link: String) -> Bool { link == "anon_inode:[eventfd]" }
 
     /// fdinfo says "eventfd-count: <hexadecimal>", and since Linux 6.5 "eventfd-semaphore: <0 or 1>" (fs/eventfd.c, eventfd_show_fdinfo).
     package static func dump(_ file: OpenFile, _ context: DumpContext) throws -> FileEntry {
@@ -21,14 +23,15 @@ package enum Eventfd: OpenFileKind {
         return entry
     }
 
-    /// eventfd2(2) takes 32 bits of a 64-bit count, so the count goes in by write(2): at most 2^64 - 2.
+    /// eventfd2(2) takes 32 bits of a 64-bit count, so a larger one goes in by write(2): at most 2^64 - 2.
     package static func make(_ entries: [FileEntry], _ context: RestoreContext) throws {
         for entry in entries {
             try CheckpointError.about("restore", .object("eventfd, file id \(entry.id)")) {
                 guard entry.hasEfd else { throw CheckpointError("restore", .image("files.img"), "file id \(entry.id) has no eventfd entry") }
-                let made = FileDescriptor(owning: Int32(try Syscall.call("eventfd2", SYS_eventfd2, 0, Int(O_CLOEXEC) | (entry.efd.semaphore ? 1 : 0))))
-                let count = min(entry.efd.counter, UInt64.max - 1)
-                if count > 0 { try made.write((0..<8).map { UInt8(truncatingIfNeeded: count >> (8 * $0)) }) }
+                let count = min(entry.efd.counter, UInt64.max - 1), fits = count <= UInt32.max
+                let flags = Int(O_CLOEXEC) | Int(entry.efd.flags & StatusFlags.nonblocking) | (entry.efd.semaphore ? 1 : 0)
+                let made = FileDescriptor(owning: Int32(try Syscall.call("eventfd2", SYS_eventfd2, fits ? Int(count) : 0, flags)))
+                if !fits { try made.write((0..<8).map { UInt8(truncatingIfNeeded: count >> (8 * $0)) }) }
                 try made.setStatusFlags(entry.efd.flags)
                 try FileOwner.restore(entry.efd.fown, on: made)
                 context.made(entry.id, made)

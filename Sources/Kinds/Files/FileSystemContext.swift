@@ -6,11 +6,10 @@ package import Linux
 
 /// Working directory, root directory and umask of a process: fs-PID.img (format README 14.2).
 package enum FileSystemContext {
-    package static func dump(of process: ThreadID, _ context: DumpContext) throws -> FsEntry {
+    package static func dump(of process: ThreadID, status: KeyedLines, _ context: DumpContext) throws -> FsEntry {
         var entry = FsEntry()
         entry.cwdID = try PathFiles.workingDirectoryID(of: process, context: context)
         entry.rootID = try PathFiles.rootDirectoryID(of: process, context: context)
-        let status = try CheckpointError.about("dump", .task(process)) { try Proc.status(process) }
         if let umask = status.octal("Umask") { entry.umask = UInt32(truncatingIfNeeded: umask) }
         return entry
     }

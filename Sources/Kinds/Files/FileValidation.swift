@@ -12,9 +12,7 @@ enum FileValidation {
         if access == UInt32(O_WRONLY) && entry.flags & UInt32(O_APPEND) != 0 { return }
         entry.size = UInt64(bitPattern: status.size)
         guard context.settings.fileValidation == .buildID, status.size > 64, mapped || status.mode & 0o111 != 0 else { return }
-        // By a descriptor of its own: reading through the program's one would move its access time.
-        guard let own = try? FileDescriptor.open(descriptor.procPath, O_RDONLY | OpenFlags.noAccessTime | O_NONBLOCK) else { return }
-        entry.buildID = BuildID.words(of: own)
+        entry.buildID = context.state(of: BuildIDs.self).words(of: status, at: descriptor.procPath) ?? []
     }
 
     static func check(_ entry: RegFileEntry, _ path: String, _ status: FileStatus, _ context: RestoreContext) throws {
@@ -34,8 +32,7 @@ enum FileValidation {
             throw differs("bad size \(status.size) (expect \(entry.size))", "put the file back as it was at the dump")
         }
         if !entry.buildID.isEmpty, status.type == S_IFREG, context.settings.fileValidation == .buildID {
-            guard let file = try? FileDescriptor.open(path, O_RDONLY | OpenFlags.noAccessTime | O_NONBLOCK) else { return }
-            let found = BuildID.words(of: file)
+            guard let found = context.state(of: BuildIDs.self).words(of: status, at: path) else { return }
             if !found.isEmpty && found != entry.buildID {
                 throw differs(
                     "bad build-ID \(text(found)) (expect \(text(entry.buildID)))",

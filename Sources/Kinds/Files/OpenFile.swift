@@ -17,9 +17,9 @@ package final class OpenFile {
     package let link: String
     private var cachedInfo: KeyedLines?
 
-    package init(id: UInt32, descriptor: FileDescriptor, process: ThreadID, number: Int32, status: FileStatus, flags: UInt32, link: String) {
+    package init(id: UInt32, descriptor: FileDescriptor, process: ThreadID, number: Int32, status: FileStatus, flags: UInt32, link: String, info: KeyedLines? = nil) {
         (self.id, self.descriptor, self.process, self.number) = (id, descriptor, process, number)
-        (self.status, self.flags, self.link) = (status, flags, link)
+        (self.status, self.flags, self.link, cachedInfo) = (status, flags, link, info)
     }
 
     /// A file of this process, for tests.

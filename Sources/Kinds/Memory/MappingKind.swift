@@ -10,6 +10,10 @@ package struct MappingStatus: OptionSet, Sendable {
     package static let anonymousPrivate = Self(rawValue: 0x200), sysV = Self(rawValue: 0x400), socket = Self(rawValue: 0x800), vvar = Self(rawValue: 0x1000)
     package static let aioRing = Self(rawValue: 0x2000), memfd = Self(rawValue: 0x4000), shadowStack = Self(rawValue: 0x8000)
     package static let guardRange = Self(rawValue: 0x10000), plugin = Self(rawValue: 0x800_0000)
+    /// Private memory without a file.
+    package static let plain: Self = [.regular, .anonymousPrivate]
+    /// Mappings of a file; private memory; what the kernel itself maps.
+    package static let ofFile: Self = [.filePrivate, .fileShared], ofPages: Self = [.anonymousPrivate, .filePrivate], ofKernel: Self = [.vdso, .vvar, .vsyscall]
 }
 
 /// What a mapping is, told from its line in smaps. A kind that can't be saved says why.
@@ -52,11 +56,12 @@ extension Mapping {
     }
     /// madvise(2) advice that lasts, a bit (1 << advice) each.
     var imageAdvice: UInt64 {
-        let bits: [(VMFlag, UInt64)] = [
-            (.random, 1), (.sequential, 2), (.dontFork, 10), (.mergeable, 12), (.hugePage, 14), (.noHugePage, 15), (.dontDump, 16), (.wipeOnFork, 18),
-        ]
-        return bits.reduce(0) { flags.contains($1.0) ? $0 | 1 << $1.1 : $0 }
+        if flags.isEmpty { return 0 }
+        return Self.advice.reduce(0) { flags.contains($1.0) ? $0 | 1 << $1.1 : $0 }
     }
+    private static let advice: [(VMFlags, UInt64)] = [
+        (.random, 1), (.sequential, 2), (.dontFork, 10), (.mergeable, 12), (.hugePage, 14), (.noHugePage, 15), (.dontDump, 16), (.wipeOnFork, 18),
+    ]
 }
 
 extension VmaEntry {
@@ -65,7 +70,7 @@ extension VmaEntry {
     package var isPrivate: Bool {
         let bits = statusBits
         if bits.contains(.aioRing) { return true }
-        return bits.contains(.regular) && !bits.isDisjoint(with: [.anonymousPrivate, .filePrivate]) && end <= AddressSpace.end
+        return bits.contains(.regular) && !bits.isDisjoint(with: .ofPages) && end <= AddressSpace.end
     }
     package var length: UInt64 { end - start }
 }

@@ -27,7 +27,7 @@ package struct PageWriter {
     }
 
     private func remoteWrite(_ pieces: [(range: Range<UInt64>, offset: UInt64)], by grafted: GraftedTask, to number: Int32) throws {
-        try VectoredTransfer(pieces).run("pwritev", SYS_pwritev, on: number, in: grafted, report: report) { call, result in
+        try VectoredTransfer(pieces).run("pwritev", SYS_pwritev, on: number, in: [grafted], report: report) { call, result in
             if result == Int(call.bytes) { return }
             if result < 0 && result != -Int(EFAULT) { throw noRoom(Int32(-result)) }
             try finish(call.vector, call.offset, done: max(result, 0))

@@ -32,11 +32,14 @@ package struct FrozenRegisters {
         sleep = InterruptedCall(registers) == .continued ? SleepLeft(registers, memory, probe) : nil
         // A sleep that nobody interrupted leaves its second argument alone.
         if sleep != nil, let remainder = probe?.remainder { try? memory.write(remainder.content, at: remainder.address) }
-        let shadowStack = (try? task.registerSet(0x204 /* NT_X86_SHSTK */, size: 8)) ?? []
+        let shadowStack = Self.shadowStacks ? (try? task.registerSet(0x204 /* NT_X86_SHSTK */, size: 8)) ?? [] : []
         if shadowStack.contains(where: { $0 != 0 }) {
             throw Self.shadowed(task.id)
         }
     }
+
+    /// Whether this CPU has them (CPUID leaf 7, bit 7 of ecx).
+    private static let shadowStacks = clinux_cpuid(7, 0).ecx & 1 << 7 != 0
 
     private static func narrow(_ task: ThreadID) -> CheckpointError {
         CheckpointError("dump", .task(task), "it runs 32-bit code: 32-bit tasks are not supported yet")

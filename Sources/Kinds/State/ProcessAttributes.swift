@@ -8,7 +8,7 @@ package import Linux
 package enum ProcessAttributes {
     static func dump(of process: ThreadID, into core: inout TaskCoreEntry) throws {
         func text(_ name: String) -> String? {
-            (try? Files.text("/proc/\(process)/\(name)")).flatMap { $0.split(separator: "\n").first.map(String.init) }
+            (try? Files.readAtOnce("/proc/\(process)/\(name)")).map { String(decoding: $0.prefix { $0 != UInt8(ascii: "\n") }, as: UTF8.self) }
         }
         if let value = text("loginuid").flatMap({ UInt32($0) }) { core.loginuid = value }
         if let value = text("oom_score_adj").flatMap({ Int32($0) }) { core.oomScoreAdj = value }

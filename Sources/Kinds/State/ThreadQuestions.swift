@@ -12,9 +12,9 @@ package struct ThreadQuestions {
     private let clearAddressKnown: Batch.Call
     private let seccompMode: UInt64
 
-    package init(_ batch: inout Batch, thread: ThreadID, process: ThreadID) throws {
+    /// - Parameter status: of the thread.
+    package init(_ batch: inout Batch, thread: ThreadID, status: KeyedLines) {
         self.thread = thread
-        let status = try Proc.status(thread, in: process)
         seccompMode = status.decimal("Seccomp") ?? 0
         stack = AlternateStack(&batch)
         credentials = Credentials(&batch, thread: thread, status: status)

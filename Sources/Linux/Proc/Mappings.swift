@@ -1,33 +1,66 @@
+import Glibc
+
 /// One mapping of a task: a line of /proc/PID/maps with what smaps adds (proc(5), fs/proc/task_mmu.c).
 public struct Mapping: Equatable, Sendable {
     public var start: UInt64, end: UInt64, readable: Bool, writable: Bool, executable: Bool, shared: Bool
     public var offset: UInt64, major: UInt32, minor: UInt32, inode: UInt64, name: String
-    /// Two-letter codes of smaps' VmFlags line; empty when read from maps.
-    public var flags: Set<VMFlag> = []
+    /// The VmFlags line of smaps; empty when read from maps.
+    public var flags: VMFlags = []
     public var kernelPageSize: UInt64 = 4096
     public var length: UInt64 { end - start }
     public var protection: Int32 { (readable ? 1 : 0) | (writable ? 2 : 0) | (executable ? 4 : 0) }
 }
 
 /// VmFlags of smaps that a checkpoint looks at (Documentation/filesystems/proc.rst).
-public enum VMFlag: String, Sendable, CaseIterable {
-    case growsDown = "gd", locked = "lo", hugetlb = "ht", noReserve = "nr", sequential = "sr", random = "rr", dontFork = "dc"
-    case dontDump = "dd", mergeable = "mg", hugePage = "hg", noHugePage = "nh", wipeOnFork = "wf", io = "io", pureFrameNumbers = "pf"
-    case mixedMap = "mm", shadowStack = "ss", softDirty = "sd", userfaultMissing = "um", userfaultWriteProtect = "uw", droppable = "dp"
-    case sealed = "sl", guardRegions = "gu", mayShare = "ms", shared = "sh", account = "ac"
+public struct VMFlags: OptionSet, Sendable {
+    public let rawValue: UInt32
+    public init(rawValue: UInt32) { self.rawValue = rawValue }
+    public static let growsDown = Self(rawValue: 1 << 0), locked = Self(rawValue: 1 << 1), hugetlb = Self(rawValue: 1 << 2)
+    public static let noReserve = Self(rawValue: 1 << 3), sequential = Self(rawValue: 1 << 4), random = Self(rawValue: 1 << 5)
+    public static let dontFork = Self(rawValue: 1 << 6), dontDump = Self(rawValue: 1 << 7), mergeable = Self(rawValue: 1 << 8)
+    public static let hugePage = Self(rawValue: 1 << 9), noHugePage = Self(rawValue: 1 << 10), wipeOnFork = Self(rawValue: 1 << 11)
+    public static let io = Self(rawValue: 1 << 12), pureFrameNumbers = Self(rawValue: 1 << 13), shadowStack = Self(rawValue: 1 << 14)
+    public static let droppable = Self(rawValue: 1 << 15)
+
+    /// By their two letters.
+    fileprivate static let byCode: [UInt16: VMFlags] = {
+        let codes: [(String, VMFlags)] = [
+            ("gd", growsDown), ("lo", locked), ("ht", hugetlb), ("nr", noReserve), ("sr", sequential), ("rr", random), ("dc", dontFork), ("dd", dontDump),
+            ("mg", mergeable), ("hg", hugePage), ("nh", noHugePage), ("wf", wipeOnFork), ("io", io), ("pf", pureFrameNumbers), ("ss", shadowStack),
+            ("dp", droppable),
+        ]
+        return Dictionary(uniqueKeysWithValues: codes.map { (code($0.utf8.first!, $0.utf8.last!), $1) })
+    }()
+    fileprivate static func code(_ first: UInt8, _ second: UInt8) -> UInt16 { UInt16(first) << 8 | UInt16(second) }
 }
 
 extension Mapping {
     public static func all(of process: ThreadID, withFlags: Bool) throws(SyscallError) -> [Mapping] {
         let path = "/proc/\(process)/" + (withFlags ? "smaps" : "maps")
-        return parse(try Files.read(path, expecting: 65536))
+        let file = try FileDescriptor.open(path, O_RDONLY)
+        var found = [Mapping]()
+        // smaps has 800 bytes a mapping: it is read as it is parsed. What is left of a line waits at the front for its end.
+        var buffer = [UInt8](repeating: 0, count: 1 << 16), filled = 0
+        while true {
+            let got = try file.read(into: &buffer, from: filled)
+            filled += got
+            let end = got == 0 ? filled : (buffer[..<filled].lastIndex(of: UInt8(ascii: "\n")) ?? -1) + 1
+            parse(buffer, upTo: end, &found)
+            if got == 0 { return found }
+            buffer.replaceSubrange(0..<(filled - end), with: Array(buffer[end..<filled]))
+            filled -= end
+        }
     }
 
     /// Reads maps or smaps text. Lines that begin with a lower-case hexadecimal digit open a mapping; "Key: value" lines describe it.
     public static func parse(_ bytes: [UInt8]) -> [Mapping] {
         var found = [Mapping]()
+        parse(bytes, upTo: bytes.count, &found)
+        return found
+    }
+
+    private static func parse(_ bytes: [UInt8], upTo count: Int, _ found: inout [Mapping]) {
         var at = 0
-        let count = bytes.count
         while at < count {
             var end = at
             while end < count && bytes[end] != 10 { end += 1 }
@@ -38,7 +71,7 @@ extension Mapping {
                 var word = at + 8
                 while word + 1 < end {
                     if bytes[word] == 32 { word += 1; continue }
-                    if let flag = flagsByCode[UInt16(bytes[word]) << 8 | UInt16(bytes[word + 1])] { found[found.count - 1].flags.insert(flag) }
+                    if let flag = VMFlags.byCode[VMFlags.code(bytes[word], bytes[word + 1])] { found[found.count - 1].flags.formUnion(flag) }
                     word += 3
                 }
             } else if first == UInt8(ascii: "K"), end - at > 15, !found.isEmpty {  // KernelPageSize:        4 kB
@@ -48,13 +81,7 @@ extension Mapping {
             }
             at = end + 1
         }
-        return found
     }
-
-    private static let flagsByCode: [UInt16: VMFlag] = Dictionary(uniqueKeysWithValues: VMFlag.allCases.map {
-        let code = Array($0.rawValue.utf8)
-        return (UInt16(code[0]) << 8 | UInt16(code[1]), $0)
-    })
 
     private static func parseHead(_ line: ArraySlice<UInt8>) -> Mapping? {
         var at = line.startIndex

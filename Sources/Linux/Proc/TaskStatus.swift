@@ -6,6 +6,8 @@ public struct TaskStat: Equatable, Sendable {
     public let startTime: UInt64, startCode: UInt64, endCode: UInt64, startStack: UInt64
     public let startData: UInt64, endData: UInt64, startBreak: UInt64
     public let argStart: UInt64, argEnd: UInt64, envStart: UInt64, envEnd: UInt64, exitCode: Int32
+    /// The CPU it ran on last.
+    public let processor: Int32
 
     /// The command may hold spaces and parentheses: it ends at the last ')'.
     public init?(parsing bytes: [UInt8]) {
@@ -27,6 +29,7 @@ public struct TaskStat: Equatable, Sendable {
         startTime = address(22); startCode = address(26); endCode = address(27); startStack = address(28)
         startData = address(45); endData = address(46); startBreak = address(47)
         argStart = address(48); argEnd = address(49); envStart = address(50); envEnd = address(51)
+        processor = Int32(truncatingIfNeeded: number(39))
         exitCode = fields.count >= 50 ? Int32(truncatingIfNeeded: number(52)) : 0
     }
     public static func read(_ path: String) throws(SyscallError) -> TaskStat {
@@ -39,23 +42,40 @@ public struct TaskStat: Equatable, Sendable {
     }
 }
 
-/// The lines "Key:\tvalue" of /proc/PID/status and of /proc/PID/fdinfo/N.
+/// The lines "Key:\tvalue" of /proc/PID/status and of /proc/PID/fdinfo/N. Texts are made of what is asked for only: a thread's
+/// status has sixty lines, and a tree a thousand threads.
 public struct KeyedLines: Sendable {
-    public let lines: [(key: String, value: String)]
+    private let bytes: [UInt8]
+    private let places: [(start: Int, colon: Int, end: Int)]
+
     public init(parsing bytes: [UInt8]) {
-        lines = bytes.split(separator: 10).compactMap { line in
-            guard let colon = line.firstIndex(of: UInt8(ascii: ":")) else { return nil }
-            let value = line[(colon + 1)...].drop { $0 == 32 || $0 == 9 }
-            return (String(decoding: line[..<colon], as: UTF8.self), String(decoding: value, as: UTF8.self))
+        self.bytes = bytes
+        var places = [(start: Int, colon: Int, end: Int)]()
+        var start = 0, colon = -1
+        for (at, byte) in bytes.enumerated() {
+            if byte == UInt8(ascii: ":"), colon < 0 { colon = at }
+            guard byte == UInt8(ascii: "\n") || at == bytes.count - 1 else { continue }
+            if colon >= 0 { places.append((start, colon, byte == UInt8(ascii: "\n") ? at : at + 1)) }
+            (start, colon) = (at + 1, -1)
         }
+        self.places = places
     }
-    public subscript(key: String) -> String? { lines.first { $0.key == key }?.value }
+
+    public var lines: [(key: String, value: String)] { places.map { (String(decoding: bytes[$0.start..<$0.colon], as: UTF8.self), value($0)) } }
+    public subscript(key: String) -> String? { places.first { isLine($0, of: key) }.map(value) }
     public func words(_ key: String) -> [Substring] { (self[key] ?? "").split(whereSeparator: { $0 == " " || $0 == "\t" }) }
     public func decimal(_ key: String) -> UInt64? { self[key].flatMap { UInt64($0) } }
     public func hexadecimal(_ key: String) -> UInt64? { self[key].flatMap { UInt64($0, radix: 16) } }
     public func octal(_ key: String) -> UInt64? { self[key].flatMap { UInt64($0, radix: 8) } }
     /// The text of every line of this key (fdinfo repeats some).
-    public func all(_ key: String) -> [String] { lines.filter { $0.key == key }.map(\.value) }
+    public func all(_ key: String) -> [String] { places.filter { isLine($0, of: key) }.map(value) }
+
+    private func isLine(_ place: (start: Int, colon: Int, end: Int), of key: String) -> Bool {
+        place.colon - place.start == key.utf8.count && bytes[place.start..<place.colon].elementsEqual(key.utf8)
+    }
+    private func value(_ place: (start: Int, colon: Int, end: Int)) -> String {
+        String(decoding: bytes[(place.colon + 1)..<place.end].drop { $0 == 32 || $0 == 9 }, as: UTF8.self)
+    }
 }
 
 /// What lies below /proc/PID.
@@ -69,10 +89,10 @@ public enum Proc {
     public static func threads(of process: ThreadID) throws(SyscallError) -> [ThreadID] {
         try Files.names(in: "/proc/\(process)/task").compactMap { Int32($0) }.map { ThreadID($0) }.sorted()
     }
-    /// Children of every thread of the process, zombies included (proc(5), /proc/PID/task/TID/children).
-    public static func children(of process: ThreadID) throws(SyscallError) -> [ThreadID] {
+    /// Children of these threads of the process, zombies included (proc(5), /proc/PID/task/TID/children).
+    public static func children(of process: ThreadID, threads: [ThreadID]) -> [ThreadID] {
         var found = [ThreadID]()
-        for thread in try threads(of: process) {
+        for thread in threads {
             guard let text = try? Files.text("/proc/\(process)/task/\(thread)/children") else { continue }
             found += text.split(separator: " ").compactMap { Int32($0) }.map { ThreadID($0) }
         }
