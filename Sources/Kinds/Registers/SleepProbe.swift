@@ -18,10 +18,11 @@ package struct SleepProbe: Sendable {
     /// nil for a thread that does not sleep in a call with a relative time. Costs a read of /proc/PID/task/TID/syscall, and of `sched` if it does.
     package init?(of thread: ThreadID, in process: ThreadID) {
         // number, six arguments, stack pointer, instruction pointer (fs/proc/base.c, proc_pid_syscall)
-        guard let line = try? Files.text("/proc/\(process)/task/\(thread)/syscall") else { return nil }
-        let words = line.split(whereSeparator: { $0 == " " || $0 == "\n" })
-        guard words.count == 9, var number = Int32(words[0]), number == SYS_restart_syscall || SleepLeft.calls.contains(number) else { return nil }
-        let values = words[1...].map { UInt64($0.dropFirst(2), radix: 16) ?? 0 }
+        guard let line = try? Files.readAtOnce("/proc/\(process)/task/\(thread)/syscall") else { return nil }
+        let words = line.split(whereSeparator: { $0 == UInt8(ascii: " ") || $0 == UInt8(ascii: "\n") })
+        func text(_ word: ArraySlice<UInt8>) -> String { String(decoding: word, as: UTF8.self) }
+        guard words.count == 9, var number = Int32(text(words[0])), number == SYS_restart_syscall || SleepLeft.calls.contains(number) else { return nil }
+        let values = words[1...].map { UInt64(text($0.dropFirst(2)), radix: 16) ?? 0 }
         if number == SYS_futex, values[3] == 0 { return nil }  // for as long as it takes
         if number == SYS_poll, Int32(truncatingIfNeeded: values[2]) < 0 { return nil }
         let memory = RemoteMemory(of: thread)
@@ -30,18 +31,25 @@ package struct SleepProbe: Sendable {
             guard let first = SleepLeft.number(ofCallBefore: values[7], memory) ?? Self.number(ofCallIn: place, argument: values[0]) else { return nil }
             number = first
         }
-        guard let left = Self.scheduled("/proc/\(process)/task/\(thread)/sched") else { return nil }
-        // Asking for our CPU time brings our own value up to date (kernel/sched/core.c, task_sched_runtime).
-        var used = timespec()
-        _ = unsafe clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used)
-        guard let own = Self.scheduled("/proc/self/sched") else { return nil }
-        // Both on the scheduler's clock.
+        guard let left = Self.scheduled("/proc/\(process)/task/\(thread)/sched"),
+            let cpu = (try? TaskStat.of(thread, in: process))?.processor, let clock = Self.clock(ofCPU: cpu) else { return nil }
         let now = Self.now()
-        since = now - min(now, own.lastRun > left.lastRun ? own.lastRun - left.lastRun : 0)
+        since = now - min(now, clock > left.lastRun ? clock - left.lastRun : 0)
         switches = left.switches
         self.number = number
         let place: UInt64 = number == SYS_nanosleep ? values[1] : number == SYS_clock_nanosleep ? values[3] : 0
         remainder = place == 0 ? nil : (try? memory.read(place, 16)).map { (place, $0) }
+    }
+
+    /// The scheduler's clock of a CPU, ns. Each CPU has its own, which stands still while the CPU serves interrupts or other guests: they may
+    /// be seconds apart (kernel/sched/core.c, update_rq_clock_task). So we go there and look at our own time. nil where we may not run.
+    private static func clock(ofCPU cpu: Int32) -> UInt64? {
+        guard let usual = try? Affinity.own(), (try? Affinity.set([UInt64](repeating: 0, count: Int(cpu) / 64) + [1 << UInt64(cpu % 64)])) != nil else { return nil }
+        defer { try? Affinity.set(usual) }
+        // Asking for our CPU time brings the value up to date (kernel/sched/core.c, task_sched_runtime).
+        var used = timespec()
+        _ = unsafe clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used)
+        return scheduled("/proc/self/sched")?.lastRun
     }
 
     /// From the kernel function that a continued call sleeps in (proc(5), /proc/PID/wchan). Those of hrtimer_nanosleep_restart all
