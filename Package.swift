@@ -40,6 +40,7 @@ let package = Package(
         .testTarget(name: "TCPRepairTests", dependencies: ["TCPRepair", "Linux"], swiftSettings: strict),
         .testTarget(name: "GraftTests", dependencies: ["Graft", "Linux", "CLinux"], swiftSettings: strict),
         .testTarget(name: "KindsTests", dependencies: ["Kinds", "Graft", "CLinux", "Images", "ImageMessages", "Linux"], swiftSettings: strict),
+        .testTarget(name: "PagesTests", dependencies: ["Pages", "Kinds", "Images", "ImageMessages", "Linux"], swiftSettings: strict),
         .testTarget(name: "CheckpointTests", dependencies: ["Checkpoint", "Images", "ImageMessages", "Linux"], swiftSettings: strict),
         .testTarget(name: "OptionsTests", dependencies: ["Options"], exclude: ["options-of-criu.txt"], swiftSettings: strict),
         .testTarget(name: "EndToEndTests", dependencies: ["stasis", "workload", "Linux", "Images", "ImageMessages"], swiftSettings: strict),

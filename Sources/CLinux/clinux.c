@@ -27,6 +27,11 @@ long clinux_syscall(long number, long a, long b, long c, long d, long e, long f)
 #endif
 }
 
+int clinux_fork(void) {
+    int pid = fork();
+    return pid < 0 ? -errno : pid;
+}
+
 struct clinux_cpuid clinux_cpuid(uint32_t leaf, uint32_t subleaf) {
     struct clinux_cpuid result = {0, 0, 0, 0};
 #if defined(__x86_64__)

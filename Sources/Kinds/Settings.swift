@@ -27,6 +27,8 @@ package struct DumpSettings: Sendable, Equatable {
     package var previousImages: String?
     /// --track-mem: the next dump can tell what was written since this one.
     package var tracksMemory = false
+    /// --lazy-pages: pages that can come later stay in the tree, which waits until it was asked for them.
+    package var postponesPages = false
     /// --pre-dump-mode read; otherwise splice. Both give the same images.
     package var preDumpReads = false
     package var unprivileged = false
@@ -41,6 +43,8 @@ package struct RestoreSettings: Sendable, Equatable {
     package var shellJob = false, skipFilePermissions = false, fileLocks = false, externalUnixSockets = false, tcpEstablished = false, tcpClose = false
     package var evasiveDevices = false
     package var leaveStopped = false
+    /// --lazy-pages: pages that can come later are left to a lazy-pages daemon.
+    package var postponesPages = false
     /// --auto-dedup: pages are freed in the images as soon as they are restored.
     package var freesPages = false
     /// --restore-sibling: the root becomes a child of our parent.

@@ -59,6 +59,25 @@ public enum Program {
         return ThreadID(pid)
     }
 
+    /// Goes to the background: this process goes on as a child that leads a session of its own; the one that was called ends with 0 after
+    /// `told` was run in it. Descriptors that whoever called us left open are closed: he may wait for their end. Only for a process with one thread and nothing traced.
+    /// - Parameter told: gets the pid of the one in the background.
+    public static func goToBackground(told: (ThreadID) -> Void) throws(SyscallError) {
+        let pid = clinux_fork()
+        if pid < 0 { throw SyscallError("fork", nil, -pid) }
+        if pid > 0 {
+            told(ThreadID(pid))
+            exit(0)
+        }
+        setsid()
+        let nowhere = try FileDescriptor.open("/dev/null", O_RDWR)
+        for standard in [STDIN_FILENO, STDOUT_FILENO, STDERR_FILENO] { dup2(nowhere.number, standard) }
+        // Ours are all close-on-exec.
+        for number in try Files.names(in: "/proc/self/fd").compactMap({ Int32($0) }) where number > STDERR_FILENO {
+            if fcntl(number, F_GETFD) == 0 { close(number) }
+        }
+    }
+
     public static func wait(for program: ThreadID) throws(SyscallError) -> End {
         var status: Int32 = 0
         while true {

@@ -39,12 +39,10 @@ package enum Command: String, Sendable, CaseIterable {
 
     package var status: Status {
         switch self {
-        case .lazyPages: .notYet("memory on demand")
-        case .pageServer: .notYet("receiving pages from another machine")
         case .service, .swrk: .notYet("RPC")
         case .exec: .removed("use compel instead")
         case .show: .removed("use crit instead")
-        case .dump, .preDump, .restore, .check, .explain, .cpuinfoDump, .cpuinfoCheck, .dedup, .networkUnlock, .demo, .help, .count, .keepTrackers: .supported
+        case .dump, .preDump, .restore, .lazyPages, .pageServer, .check, .explain, .cpuinfoDump, .cpuinfoCheck, .dedup, .networkUnlock, .demo, .help, .count, .keepTrackers: .supported
         }
     }
 }

@@ -94,6 +94,10 @@ extension Options {
         if [.dump, .preDump, .explain].contains(command), tree == nil {
             throw .usage("\(command.rawValue) needs the pid of the tree's root", try: "\(command.rawValue) -t PID")
         }
+        if [.dump, .preDump, .lazyPages].contains(command), sendsToPageServer, pageServerSocket == nil, port ?? 0 == 0 {
+            throw .usage("--page-server needs to know where it is", try: "--address ADDR --port N, or --ps-socket FD")
+        }
+        if command == .dump, lazyPages, sendsToPageServer { throw .usage("--lazy-pages and --page-server exclude each other", try: "dump --lazy-pages --port N") }
         if command == .dump, leaveRunning, leaveStopped { throw .usage("--leave-running and --leave-stopped exclude each other") }
         if command == .restore {
             if restoreSibling, !restoreDetached {

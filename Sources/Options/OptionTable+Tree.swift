@@ -59,7 +59,7 @@ extension OptionTable {
     ]
 
     static let memory: [OptionRow] = [
-        OptionRow("prev-images-dir", taking: .required("DIR"), [.dump, .preDump], .memory, "directory of the parent images, as seen from -D") {
+        OptionRow("prev-images-dir", taking: .required("DIR"), [.dump, .preDump, .pageServer], .memory, "directory of the parent images, as seen from -D") {
             $0.previousImagesDirectory = $1.text
         },
         OptionRow("track-mem", negation: true, [.dump, .preDump], .memory, "notice changes of memory from now on, for the next dump") { $0.trackMemory = $1.isOn },
@@ -69,7 +69,7 @@ extension OptionTable {
         OptionRow("pre-dump-mode", taking: .required("MODE"), .preDump, .memory, "splice (default) or read") {
             (options, value) throws(OptionError) in options.preDumpMode = try value.choice()
         },
-        OptionRow("lazy-pages", [.dump, .restore, .pageServer], .memory, status: .notYet("memory on demand"), "keep pages and hand them over on demand") {
+        OptionRow("lazy-pages", [.dump, .restore, .pageServer], .memory, "keep pages and hand them over on demand") {
             $0.lazyPages = $1.isOn
         },
         OptionRow("stream", negation: true, [.dump, .preDump, .restore, .cpuinfo], .memory, status: .notYet("images through criu-image-streamer"), "take or give images through criu-image-streamer") {

@@ -76,12 +76,12 @@ extension OptionTable {
     private static let encrypted = Status.notYet("encrypted page streams")
 
     static let server: [OptionRow] = [
-        OptionRow("page-server", negation: true, [.dump, .preDump, .lazyPages], .server, status: .notYet("pages sent to a page server"), "send pages to a page server") {
+        OptionRow("page-server", negation: true, [.dump, .preDump, .lazyPages], .server, "send pages to a page server; lazy-pages: ask it for them") {
             $0.sendsToPageServer = $1.isOn
         },
         OptionRow("address", taking: .required("ADDR"), servers.union(.service), .server, "address of the page server, or path of the service's socket") { $0.address = $1.text },
-        OptionRow("port", taking: .required("N"), servers, .server, "TCP port of the page server") {
-            (options, value) throws(OptionError) in options.port = try value.number(in: 1...UInt16.max)
+        OptionRow("port", taking: .required("N"), servers, .server, "TCP port of the page server; a server takes a free one for 0") {
+            (options, value) throws(OptionError) in options.port = try value.number(in: 0...UInt16.max)
         },
         OptionRow("ps-socket", taking: .required("FD"), servers, .server, "use this connected socket instead") {
             (options, value) throws(OptionError) in options.pageServerSocket = try value.descriptor()

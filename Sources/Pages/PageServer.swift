@@ -9,7 +9,6 @@ package import Linux
 package final class PageServer {
     private let connection: PageConnection
     private let images: FileDescriptor
-    private let chain: PageChain?
     private let frees: Bool
     private let source: (any PageSource)?
     private let log: Log
@@ -30,9 +29,8 @@ package final class PageServer {
     /// - Parameters:
     ///   - frees: --auto-dedup: pages that come again are freed in the parent directories.
     ///   - source: where pages that are asked for are; nil: nowhere.
-    package init(_ connection: PageConnection, images: FileDescriptor, frees: Bool = false, source: (any PageSource)? = nil, _ log: Log) throws {
+    package init(_ connection: PageConnection, images: FileDescriptor, frees: Bool = false, source: (any PageSource)? = nil, _ log: Log) {
         (self.connection, self.images, self.frees, self.source, self.log) = (connection, images, frees, source, log)
-        chain = source == nil ? try PageChain(try ImageDirectory(images)) : nil
     }
 
     private func refused(_ cause: String) -> CheckpointError { CheckpointError("serve", .object("the connection"), cause) }
@@ -45,7 +43,7 @@ package final class PageServer {
                 guard let request = PageRequest(bytes) else { throw refused("what came is no request of a page server: \(bytes.prefix(4).map { String($0, radix: 16) })") }
                 switch request.command {
                 case .open, .openWithAnswer: try open(request)
-                case .parent: try connection.send(number: hasParent(try subject(request)) ? 1 : 0)
+                case .parent: try connection.send(number: try hasParent(try subject(request)) ? 1 : 0)
                 case .add: try add(request, flags: PageRuns.present)
                 case .hole: try add(request, flags: PageRuns.parent)
                 case .addWithFlags: try add(request, flags: UInt32(request.flags))
@@ -71,13 +69,16 @@ package final class PageServer {
         return subject
     }
 
-    private func hasParent(_ subject: PageSubject) -> Bool {
-        guard let chain, chain.directories.count > 1 else { return false }
-        return chain.directories[1].exists(subject.file, subject.number)
+    /// The link may have come with the connection: a dump on the same machine makes it.
+    private func hasParent(_ subject: PageSubject) throws -> Bool {
+        try ImageDirectory(images).parent()?.exists(subject.file, subject.number) ?? false
     }
 
     private func open(_ request: PageRequest) throws {
         let subject = try subject(request)
+        guard try !ImageDirectory(images).exists("inventory.img") else {
+            throw CheckpointError("serve", .object("the connection"), "the image directory holds an earlier dump (inventory.img)", remedy: "another directory with -D")
+        }
         guard files[subject] == nil else { throw refused("the pages of \(subject) come twice") }
         let name = subject.file.name(subject.number), pages = "pages-\(nextPagesID).img"
         var head = PagemapHead()
@@ -91,7 +92,7 @@ package final class PageServer {
         }
         if let before = current { try close(before) }
         current = subject
-        if request.command == .openWithAnswer { try connection.socket.write([hasParent(subject) ? 1 : 0]) }
+        if request.command == .openWithAnswer { try connection.socket.write([try hasParent(subject) ? 1 : 0]) }
     }
 
     private func close(_ subject: PageSubject) throws {

@@ -26,6 +26,15 @@ package final class PageServerClient: PageReceiver {
         }
     }
 
+    /// Whether the server has pages of the subject from the dump before, without beginning it.
+    package func hasParent(_ subject: PageSubject) throws -> Bool {
+        try talk {
+            try connection.send(PageRequest(.parent, subject: subject.wireNumber))
+            guard let answer = try connection.receiveNumber() else { throw SyscallError("read", .fd(stream.number), 104 /* ECONNRESET */) }
+            return answer != 0
+        }
+    }
+
     package func add(_ range: Range<UInt64>, flags: UInt32) throws {
         guard let current else { preconditionFailure("pages before open") }
         try talk {

@@ -11,9 +11,9 @@ enum DumpCommand {
             let root = ThreadID(tree)
             if session.options.checkOnly { return session.show(try Dump.check(request(root, session))) }
             let result = try runDump(root, session)
-            if options.autoDedup { try DedupCommand.afterDump(session) }
+            if options.autoDedup, !options.sendsToPageServer { try DedupCommand.afterDump(session) }
             session.progress.end()
-            session.signalDone()
+            if !options.lazyPages { session.signalDone() }
             if options.displayStats { Output.text(ResultReport.displayed(result.statistics)) }
             if options.json {
                 Output.line(ResultReport.dump(
@@ -33,6 +33,8 @@ enum DumpCommand {
 
     private static func runDump(_ root: ThreadID, _ session: Session) throws -> Dump.Result {
         var request = request(root, session)
+        request.pageServer = session.options.pageServerPlace
+        if session.options.lazyPages { request.give = try PageServerCommand.lazyServer(session) }
         request.hook = { try session.hook($0, root: root) }
         return try Dump.run(request)
     }
@@ -59,6 +61,7 @@ extension DumpSettings {
         timeout = Int(options.timeout)
         freezeCgroup = options.freezeCgroup
         previousImages = options.previousImagesDirectory
+        postponesPages = options.lazyPages
         tracksMemory = options.trackMemory
         preDumpReads = options.preDumpMode == .read
         unprivileged = options.unprivileged

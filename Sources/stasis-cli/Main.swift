@@ -39,7 +39,9 @@ struct Main {
         case .explain: return ExplainCommand.run(options)
         case .cpuinfoDump, .cpuinfoCheck: return CpuinfoCommand.run(options)
         case .help: return HelpCommand.run(options)
-        case .lazyPages, .pageServer, .service, .swrk, .exec, .show:
+        case .lazyPages: return LazyPagesCommand.run(options)
+        case .pageServer: return PageServerCommand.run(options)
+        case .service, .swrk, .exec, .show:
             return Failure(OptionError.notYet(options.command.rawValue, options.command.summary))
                 .report(json: options.json, command: options.command, log: Log())
         }

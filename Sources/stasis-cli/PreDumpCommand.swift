@@ -12,10 +12,11 @@ enum PreDumpCommand {
             let root = ThreadID(tree)
             var request = Dump.Request(root: root, images: session.images, work: session.work, log: session.log)
             request.settings = DumpSettings(options)
+            request.pageServer = options.pageServerPlace
             request.hook = { try session.hook($0, root: root) }
             request.progress = { session.progress.update(phase: $0, done: $1, total: $2, unit: .bytes) }
             let result = try PreDump.run(request)
-            if options.autoDedup { try DedupCommand.afterDump(session) }
+            if options.autoDedup, !options.sendsToPageServer { try DedupCommand.afterDump(session) }
             session.progress.end()
             if options.json {
                 Output.line(ResultReport.dump(

@@ -82,7 +82,7 @@ enum RestoreCommand {
 }
 
 /// `--pidfile`: the root task's pid in decimal. As in CRIU, a file that is there already is an error.
-private final class PidFile {
+final class PidFile {
     private let path: String
     private var isWritten = false
 
@@ -113,6 +113,7 @@ extension RestoreSettings {
         addressRemaps = options.addressRemaps
         evasiveDevices = options.evasiveDevices
         leaveStopped = options.leaveStopped
+        postponesPages = options.lazyPages
         freesPages = options.autoDedup
         sibling = options.restoreSibling
         inherited = options.inheritedDescriptors.map { ($0.descriptor, $0.resource) }

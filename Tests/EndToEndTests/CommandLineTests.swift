@@ -85,7 +85,7 @@ import Testing
     @Test("usage errors: status 1, what is wrong, what to do", arguments: [
         ("", "no command given"), ("dump", "dump needs the pid"), ("freeze", "unknown command \"freeze\""), ("dump -t 1x", "--tree \"1x\": not a number"),
         ("check --port 99999999", "--port \"99999999\": out of range"), ("dump -t 1 --tre3", "unknown option --tre3"),
-        ("dump -t 1 --page-server", "not supported yet: --page-server (pages sent to a page server)"), ("pre-dump", "pre-dump needs the pid"),
+        ("dump -t 1 --page-server", "--page-server needs to know where it is"), ("pre-dump", "pre-dump needs the pid"),
     ]) func usage(words: String, message: String) throws {
         let answer = try shell("$S " + words)
         #expect(answer.status == 1 && answer.output.isEmpty)

@@ -45,16 +45,16 @@ final class Run {
         guard exists(scratch + "/ready") else { throw Failure("never ready: \(String.contents(of: scratch + "/result") ?? "")") }
     }
 
-    func dumpCommand(_ more: [String] = []) throws -> Command {
+    func dumpCommand(_ more: [String] = [], command: String = "dump") throws -> Command {
         step += 1
         try FileManager.default.createDirectory(atPath: images, withIntermediateDirectories: true)
         lastLog = images + "/dump.log"
         return Command(
-            Binaries.stasis, ["dump", "-t", "\(root)", "-D", images, "-o", "dump.log", "-v4"] + dumpOptions + more, in: folder)
+            Binaries.stasis, [command, "-t", "\(root)", "-D", images, "-o", "dump.log", "-v4"] + dumpOptions + more, in: folder)
     }
 
-    func dump(_ more: [String] = []) throws {
-        let result = try dumpCommand(more).run(within: 60)
+    func dump(_ more: [String] = [], command: String = "dump") throws {
+        let result = try dumpCommand(more, command: command).run(within: 60)
         guard result.succeeded else { throw Failure("dump \(step): \(result)") }
         guard exists(images + "/inventory.img") else { throw Failure("dump \(step) succeeded but wrote no inventory.img") }
     }
@@ -64,19 +64,19 @@ final class Run {
         guard eventually(within: 3, { kill(root, 0) != 0 }) else { throw Failure("after dump \(step) task \(root) is still there") }
     }
 
-    func restoreCommand() -> Command {
+    func restoreCommand(_ more: [String] = []) -> Command {
         lastLog = images + "/restore.log"
         let pidfile = scratch + "/\(step).pid"
         try? FileManager.default.removeItem(atPath: pidfile)
         var command = Command(
             Binaries.stasis,
-            ["restore", "-d", "-D", images, "-o", "restore.log", "-v4", "--pidfile", pidfile] + restoreOptions, in: folder)
+            ["restore", "-d", "-D", images, "-o", "restore.log", "-v4", "--pidfile", pidfile] + restoreOptions + more, in: folder)
         if exists(folder + "/inherited") { command.inherited = folder + "/inherited" }
         return command
     }
 
-    func restore() throws {
-        let result = try restoreCommand().run(within: 60)
+    func restore(_ more: [String] = []) throws {
+        let result = try restoreCommand(more).run(within: 60)
         guard result.succeeded else { throw Failure("restore \(step): \(result)") }
         let pid = String.contents(of: scratch + "/\(step).pid") ?? "nothing"
         guard pid.trimmed == "\(root)" else { throw Failure("the pidfile of restore \(step) holds \(pid), not \(root)") }

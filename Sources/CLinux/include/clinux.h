@@ -10,6 +10,9 @@
 /// One system call, as the kernel answers it: the result, or minus errno (syscall(2), "architecture calling conventions").
 long clinux_syscall(long number, long a, long b, long c, long d, long e, long f);
 
+/// fork(2), for going to the background: the caller must have no other threads. 0 in the child, or minus errno.
+int clinux_fork(void);
+
 /// The CPUID instruction; zeros on other architectures.
 struct clinux_cpuid { uint32_t eax, ebx, ecx, edx; };
 struct clinux_cpuid clinux_cpuid(uint32_t leaf, uint32_t subleaf);

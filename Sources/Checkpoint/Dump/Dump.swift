@@ -5,7 +5,7 @@ package import ImageMessages
 import Images
 package import Kinds
 package import Linux
-import Pages
+package import Pages
 
 /// A dump from its first to its last step. The order, with the reason for each edge:
 ///
@@ -24,6 +24,10 @@ package enum Dump {
         package var images: FileDescriptor
         package var work: FileDescriptor
         package var log: Log
+        /// --page-server: takes the pages in place of the image directory.
+        package var pageServer: PageServerPlace?
+        /// --lazy-pages: gives the pages that were postponed to who restores, while the tree stands.
+        package var give: ((any PageSource) throws -> Void)?
         /// Runs an action-script hook point; throws when a script's failure is to end the dump.
         package var hook: (_ point: String) throws -> Void = { _ in }
         package var progress: (_ phase: String, _ done: UInt64, _ total: UInt64) -> Void = { _, _, _ in }
@@ -43,8 +47,9 @@ package enum Dump {
         let began = Clock.monotonic()
         try request.hook("pre-dump")
         let commit = try Commit(directory: request.images)
-        let tree: FrozenTree, incremental: Incremental
+        let tree: FrozenTree, incremental: Incremental, server: PageServerClient?
         do {
+            server = try request.pageServer.map { try PageServerClient($0) }
             incremental = try Incremental(request, tracks: request.settings.tracksMemory && request.settings.ending != .kill)
             tree = try Freeze.stop(request.root, request.settings, request.log)
         } catch {
@@ -53,9 +58,12 @@ package enum Dump {
         }
         let context = DumpContext(settings: request.settings, log: request.log, images: DumpImages(directory: request.images))
         (context.runID, context.hook) = (incremental.run, request.hook)
+        context.receiver = server
         do {
-            var result = try save(tree, context, request, commit, incremental)
+            var postponed: [UInt32: [Range<UInt64>]] = [:]
+            var result = try save(tree, context, request, commit, incremental, &postponed)
             try request.hook("post-dump")
+            if let give = request.give { try give(FrozenPageSource(postponed)) }
             switch request.settings.ending {
             case .kill:
                 for step in context.beforeKill { try step() }
@@ -92,7 +100,9 @@ package enum Dump {
                 for undo in context.undo.reversed() { undo() }
                 tree.thaw()
             }
-            let result = try save(tree, context, request, commit, Incremental(root: request.root, previous: nil, tracks: false, run: RunID.make(), images: request.images, request.log))
+            var postponed: [UInt32: [Range<UInt64>]] = [:]
+            let incremental = try Incremental(root: request.root, previous: nil, tracks: false, run: RunID.make(), images: request.images, request.log)
+            let result = try save(tree, context, request, commit, incremental, &postponed)
             report.verdicts.append(Verdict(ok: "the tree of task \(request.root)", "\(result.processes) processes and \(result.threads) threads stood still for it"))
         } catch {
             if !context.refusals.contains(where: { "\($0)" == "\(error)" }) { report.verdicts.append(Verdict(error, about: "task \(request.root)")) }
@@ -106,7 +116,10 @@ package enum Dump {
         return report
     }
 
-    private static func save(_ tree: FrozenTree, _ context: DumpContext, _ request: Request, _ commit: Commit, _ incremental: Incremental) throws -> Result {
+    private static func save(
+        _ tree: FrozenTree, _ context: DumpContext, _ request: Request, _ commit: Commit, _ incremental: Incremental,
+        _ postponed: inout [UInt32: [Range<UInt64>]]
+    ) throws -> Result {
         let clocks = TimeNamespace.clocks()
         context.processes = tree.living.map(\.id)
         context.members = Set(tree.processes.flatMap { [$0.id] + $0.threads.map(\.id) })
@@ -125,6 +138,7 @@ package enum Dump {
             dumper.incremental = incremental
             dumper.progress = { request.progress("memory of \(process.id)", $0, $1) }
             try context.attempt { try CheckpointError.about("dump", .task(process.id)) { try dumper.dump(&sharing, parent: parent(of: process, in: tree)) } }
+            if !dumper.postponed.isEmpty { postponed[UInt32(process.id.rawValue)] = dumper.postponed }
             dumpers.append(dumper)
             done += UInt64(process.threads.count)
             request.progress("dump", done, total)
@@ -137,6 +151,7 @@ package enum Dump {
         try context.attempt { try SysVSharedMemory.finishDump(context) }
         for late in context.late { try context.attempt { try CheckpointError.about("dump", .task(tree.root.id)) { try late() } } }
         if request.settings.processor { try context.images.append(Processor.image, Processor.here()) }
+        if let server = context.receiver as? PageServerClient { try server.finish() }
 
         context.statistics.freezingTime = UInt32(truncatingIfNeeded: (tree.stood - tree.began) / 1000)
         if let first = context.refusals.first { throw first }

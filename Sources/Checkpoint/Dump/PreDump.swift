@@ -18,8 +18,9 @@ package enum PreDump {
         let began = Clock.monotonic()
         try request.hook("pre-dump")
         let commit = try Commit(directory: request.images)
-        let incremental: Incremental, tree: FrozenTree
+        let incremental: Incremental, tree: FrozenTree, server: PageServerClient?
         do {
+            server = try request.pageServer.map { try PageServerClient($0) }
             incremental = try Incremental(request, tracks: true)
             tree = try Freeze.stop(request.root, request.settings, request.log)
         } catch {
@@ -30,12 +31,15 @@ package enum PreDump {
         (result.processes, result.threads) = (tree.processes.count, tree.threadCount)
         result.statistics.freezingTime = UInt32(truncatingIfNeeded: (tree.stood - tree.began) / 1000)
         do {
-            let found = try examine(tree, incremental, &result.statistics)
+            let found = try examine(tree, incremental, server, &result.statistics)
             let thawed = Clock.monotonic()
             result.statistics.frozenTime = UInt32(truncatingIfNeeded: (thawed - tree.began) / 1000)
             result.statistics.memdumpTime = UInt32(truncatingIfNeeded: (thawed - tree.stood) / 1000)
             let images = DumpImages(directory: request.images)
-            try copy(found, images, incremental, request, &result.statistics)
+            if let server {
+                try send(found, to: server, incremental, request, &result.statistics)
+                try server.finish()
+            } else { try copy(found, images, incremental, request, &result.statistics) }
             result.statistics.memwriteTime = UInt32(truncatingIfNeeded: (Clock.monotonic() - thawed) / 1000)
             try commit.finish(images, inventory: inventory(incremental, request.settings))
         } catch {
@@ -54,7 +58,7 @@ package enum PreDump {
     private struct Found { let process: ThreadID, runs: PageRuns }
 
     /// The tree runs on afterwards.
-    private static func examine(_ tree: FrozenTree, _ incremental: Incremental, _ statistics: inout DumpStatsEntry) throws -> [Found] {
+    private static func examine(_ tree: FrozenTree, _ incremental: Incremental, _ server: PageServerClient?, _ statistics: inout DumpStatsEntry) throws -> [Found] {
         var found = [Found]()
         for process in tree.living {
             try CheckpointError.about("pre-dump", .task(process.id)) {
@@ -63,7 +67,7 @@ package enum PreDump {
                 let start = process.stat.startTime
                 let scan = try PageScan(of: process.id)
                 let own = try scan.ownPages(in: 0x1000..<AddressSpace.end)
-                let unchanged = try incremental.unchanged(of: process.id, startTime: start, in: entries, scan, remote: nil)
+                let unchanged = try incremental.unchanged(of: process.id, startTime: start, in: entries, scan, remote: try server?.hasParent(.task(UInt32(process.id.rawValue))))
                 found.append(Found(process: process.id, runs: PageRuns(own: own, in: entries, unchanged: unchanged)))
                 try follow(process, mappings, entries, scan, incremental)
                 statistics.pagesScanned += entries.reduce(0) { $0 + $1.length / 4096 }
@@ -117,6 +121,32 @@ package enum PreDump {
             var head = PagemapHead()
             head.pagesID = UInt32(index + 1)
             try images.write("pagemap-\(part.process).img", [head] + entries.entries)
+        }
+    }
+
+    /// A page is announced when it has been read: one that is gone is left out.
+    private static func send(_ found: [Found], to server: PageServerClient, _ incremental: Incremental, _ request: Dump.Request, _ statistics: inout DumpStatsEntry) throws {
+        let buffer = PageBuffer()
+        let total = found.reduce(0) { $0 + $1.runs.pages * 4096 }
+        var done: UInt64 = 0
+        for part in found {
+            _ = try server.open(.task(UInt32(part.process.rawValue)))
+            let copier = PageCopier(of: part.process, buffer)
+            for run in part.runs.runs {
+                guard run.flags & PageRuns.present != 0 else {
+                    try server.add(run.range, flags: run.flags)
+                    statistics.pagesSkippedParent += UInt64(run.range.count) / 4096
+                    continue
+                }
+                try copier.copy(run.range) { piece, content in
+                    guard let content else { return incremental.forget(piece, of: part.process) }
+                    try server.add(piece, flags: run.flags)
+                    try CheckpointError.about("send", .object("pages of task \(part.process)"), remedy: "see the page server's log") { try content.write(to: server.stream) }
+                    done += UInt64(piece.count)
+                    statistics.pagesWritten += UInt64(piece.count) / 4096
+                    request.progress("memory of \(part.process)", done, total)
+                }
+            }
         }
     }
 

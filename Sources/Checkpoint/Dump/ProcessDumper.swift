@@ -37,6 +37,8 @@ final class ProcessDumper {
     var progress: (_ done: UInt64, _ total: UInt64) -> Void = { _, _ in }
     /// The dump before this one, and the one after.
     var incremental: Incremental?
+    /// Pages that are in no image, because they can come later.
+    private(set) var postponed: [Range<UInt64>] = []
     private var id: ThreadID { process.id }
 
     init(_ process: FrozenProcess, _ context: DumpContext, _ collector: FileCollector, namespaces: Namespaces, cgroups: CgroupSets, seccomp: SeccompCollector) {
@@ -186,14 +188,46 @@ final class ProcessDumper {
         let scan = try PageScan(of: id)
         let own = try scan.ownPages(in: 0x1000..<AddressSpace.end)
         let trackable = MemoryMap.trackable(mappings, scratch: graft.scratchRange)
-        let unchanged = try incremental?.unchanged(of: id, startTime: stat.startTime, in: trackable, scan, remote: nil) ?? []
-        let runs = PageRuns(own: own, in: mm.vmas, unchanged: unchanged)
+        let unchanged = try incremental?.unchanged(of: id, startTime: stat.startTime, in: trackable, scan, remote: try context.receiver?.open(.task(UInt32(id.rawValue)))) ?? []
+        let runs = PageRuns(own: own, in: mm.vmas, unchanged: unchanged, postponed: context.settings.postponesPages)
+        postponed = runs.runs.filter { $0.flags == PageRuns.lazy }.map(\.range)
         for range in try guardRanges(scan) {
             var entry = VmaEntry()
             (entry.start, entry.end, entry.pgoff, entry.shmid, entry.prot, entry.flags, entry.fd) = (range.lowerBound, range.upperBound, 0, 0, 0, 0, -1)
             entry.status = MappingStatus.guardRange.rawValue
             mm.vmas.append(entry)
         }
+        let collected = Clock.monotonic()
+        if let receiver = context.receiver { try send(runs, to: receiver, blanks: graft.ranges) } else { try save(runs, grafted, graft, used: used, mayWrite: fileSizeLimit) }
+        try incremental?.follow(id, startTime: stat.startTime, in: trackable, scan, used: used) { grafted }
+        let ended = Clock.monotonic()
+        context.statistics.memdumpTime += UInt32(truncatingIfNeeded: (collected - began) / 1000)
+        context.statistics.memwriteTime += UInt32(truncatingIfNeeded: (ended - collected) / 1000)
+        context.statistics.pagesScanned += mm.vmas.filter(\.isPrivate).reduce(0) { $0 + $1.length / 4096 }
+        context.statistics.pagesWritten += runs.pages
+        context.statistics.pagesSkippedParent += runs.count(of: PageRuns.parent)
+        context.statistics.pagesLazy += postponed.reduce(0) { $0 + UInt64($1.count) / 4096 }
+    }
+
+    /// To a page server, through our buffer: a target blocked in a write to a socket could not be let go at any moment.
+    private func send(_ runs: PageRuns, to receiver: any PageReceiver, blanks: [Range<UInt64>]) throws {
+        var copier = PageCopier(of: id, PageBuffer())
+        copier.blanks = blanks
+        var done: UInt64 = 0
+        for run in runs.runs {
+            guard run.flags & PageRuns.present != 0 else { try receiver.add(run.range, flags: run.flags); continue }
+            try copier.copy(run.range) { piece, content in
+                guard let content else { throw CheckpointError("dump", .mapping(piece, name: "", of: id), "this page can't be read") }
+                try receiver.add(piece, flags: run.flags)
+                try CheckpointError.about("send", .object("pages of task \(id)"), remedy: "see the page server's log") { try content.write(to: receiver.stream) }
+                done += UInt64(piece.count)
+                progress(done, runs.pages * 4096)
+            }
+        }
+    }
+
+    /// Into the image directory, by the process itself.
+    private func save(_ runs: PageRuns, _ grafted: GraftedTask, _ graft: ProcessGraft, used: [Int32], mayWrite fileSizeLimit: UInt64) throws {
         let pagesID = context.newPagesID()
         var head = PagemapHead()
         head.pagesID = pagesID
@@ -203,7 +237,6 @@ final class ProcessDumper {
         let image = try CheckpointError.about("write", .image(name)) {
             try FileDescriptor.open(name, O_RDWR | O_CREAT | O_TRUNC, mode: 0o644, at: context.images.directory.number)
         }
-        let collected = Clock.monotonic()
         var lent: [Int32] = []
         if runs.pages > 16, fileSizeLimit == UInt64.max { lent = (try? grafted.lend([image], used: used)) ?? [] }
         var writer = PageWriter(image: image, name: name, process: id)
@@ -212,13 +245,6 @@ final class ProcessDumper {
         try writer.write(runs, by: grafted, lent: lent.first)
         if !lent.isEmpty { try grafted.takeBack(lent) }
         try eraseGrafts(graft.ranges, runs, image)
-        try incremental?.follow(id, startTime: stat.startTime, in: trackable, scan, used: used) { grafted }
-        let ended = Clock.monotonic()
-        context.statistics.memdumpTime += UInt32(truncatingIfNeeded: (collected - began) / 1000)
-        context.statistics.memwriteTime += UInt32(truncatingIfNeeded: (ended - collected) / 1000)
-        context.statistics.pagesScanned += mm.vmas.filter(\.isPrivate).reduce(0) { $0 + $1.length / 4096 }
-        context.statistics.pagesWritten += runs.pages
-        context.statistics.pagesSkippedParent += runs.count(of: PageRuns.parent)
     }
 
     private func guardRanges(_ scan: PageScan) throws -> [Range<UInt64>] {

@@ -5,6 +5,7 @@ import ImageMessages
 import Images
 import Kinds
 import Linux
+import Pages
 
 /// Makes the memory of one process: runs in its graft, reads pages straight into place.
 struct MemoryRestorer {
@@ -28,7 +29,7 @@ struct MemoryRestorer {
 
     func restore(_ statistics: inout RestoreStatsEntry) throws {
         let images = process.images!
-        let plan = MemoryPlan(images.mm, parent: parent?.images?.mm, reserved: places.reserved)
+        let plan = MemoryPlan(images.mm, parent: isLazy ? nil : parent?.images?.mm, reserved: places.reserved)
         let calls = CallStream(process.grafted)
         try park(calls)
         for range in plan.unmap { try calls.call("munmap", SYS_munmap, range.lowerBound, UInt64(range.count)) }
@@ -41,6 +42,7 @@ struct MemoryRestorer {
         }
         try readPages(plan, files, calls, &statistics)
         try calls.flush()
+        if isLazy { try watchMissing(plan) }
         for ring in images.mm.aios { try restoreRing(ring, files) }
         for mapping in plan.fresh + plan.inherited { try finish(mapping, calls) }
         for range in plan.guards { try calls.call("madvise(MADV_GUARD_INSTALL)", SYS_madvise, range.start, range.length, 102) }
@@ -49,6 +51,45 @@ struct MemoryRestorer {
         try setMemoryFields(images.mm, files, calls)
         for (_, number) in files.sorted(by: { $0.value < $1.value }) { try calls.call("close", SYS_close, UInt64(number)) }
         try calls.flush()
+    }
+
+    /// Pages that come later are not shared between parent and child: each process gets its own.
+    private var isLazy: Bool { context.settings.postponesPages }
+
+    /// Private memory without a file, of ordinary pages, that has pages which may come later.
+    private func watchMissing(_ plan: MemoryPlan) throws {
+        let image = process.images!.pages
+        process.lazyRanges = plan.fresh.filter { mapping in
+            guard mapping.canBeLazy else { return false }
+            let range = mapping.start..<mapping.end
+            return (image.mayBeLazy + image.elsewhere).contains { $0.overlaps(range) }
+        }.map { $0.start..<$0.end }
+        guard !process.lazyRanges.isEmpty else { return }
+        process.fault = try CheckpointError.about("restore", .task(process.pid), remedy: "allow it with sysctl vm.unprivileged_userfaultfd=1, or restore without --lazy-pages") {
+            try Userfault.make(in: process.grafted, used: [], userModeOnly: false, features: [.forkEvents, .remapEvents, .removeEvents, .unmapEvents])
+        }
+    }
+
+    /// What is read now: with --lazy-pages only pages that can't come later.
+    private func urgent(_ image: PageImage, _ mappings: [VmaEntry]) throws -> [PageImage.Run] {
+        let lazy = mappings.filter(\.canBeLazy).map { $0.start..<$0.end }
+        if let stray = MemoryTracker.common(image.elsewhere, mappings.filter { !$0.canBeLazy }.map { $0.start..<$0.end }).first {
+            throw CheckpointError("restore", .image("pagemap-\(process.pid).img"), "the page at 0x\(String(stray.lowerBound, radix: 16)) is elsewhere, and can't come later")
+        }
+        let later = MemoryTracker.common(image.mayBeLazy, lazy)
+        var found = [PageImage.Run](), next = 0
+        for run in image.runs(within: mappings.map { $0.start..<$0.end }) {
+            var at = run.range.lowerBound
+            while next < later.count, later[next].upperBound <= at { next += 1 }
+            var index = next
+            while index < later.count, later[index].lowerBound < run.range.upperBound {
+                if later[index].lowerBound > at { found.append(run.clamped(to: at..<later[index].lowerBound)) }
+                at = max(at, later[index].upperBound)
+                index += 1
+            }
+            if at < run.range.upperBound { found.append(run.clamped(to: at..<run.range.upperBound)) }
+        }
+        return found
     }
 
     // MARK: vvar and vDSO
@@ -196,7 +237,8 @@ struct MemoryRestorer {
 
     private func readPages(_ plan: MemoryPlan, _ files: [FileKey: Int32], _ calls: CallStream, _ statistics: inout RestoreStatsEntry) throws {
         let image = process.images!.pages
-        var wanted = image.runs(within: plan.fresh.filter { $0.isPrivate && !$0.statusBits.contains(.aioRing) }.map { $0.start..<$0.end })
+        let own = plan.fresh.filter { $0.isPrivate && !$0.statusBits.contains(.aioRing) }
+        var wanted = isLazy ? try urgent(image, own) : image.runs(within: own.map { $0.start..<$0.end })
         if !plan.inherited.isEmpty, let parent {
             wanted += try pagesThatDiffer(plan.inherited.map { $0.start..<$0.end }, image, from: parent.images!.pages, calls, &statistics)
         }

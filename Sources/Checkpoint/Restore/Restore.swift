@@ -45,7 +45,7 @@ package final class Restore {
 
     /// The plan of the tree, as `restore --plan` prints it, without making anything.
     package static func plan(_ request: Request) throws -> TreePlan {
-        let input = try RestoreInput(try ImageDirectory(request.images))
+        let input = try RestoreInput(try ImageDirectory(request.images), lazily: request.settings.postponesPages)
         return try TreePlan(input.members, shellJob: request.settings.shellJob)
     }
 
@@ -59,10 +59,12 @@ package final class Restore {
         do {
             try restore.makeProcesses(began)
             try restore.makeFiles()
+            let lazy = try restore.handOverLazyMemory()
             try restore.setState()
             let root = ThreadID(restore.rootPid)
             try request.hook("post-restore", root)
             try request.hook("pre-resume", root)
+            try lazy?.finish()
             try restore.letRun()
         } catch {
             restore.killAll()
@@ -84,7 +86,7 @@ package final class Restore {
         self.request = request
         let images = try ImageDirectory(request.images)
         if let rules = request.settings.processor { try Self.checkProcessor(images, rules, request.log) }
-        input = try RestoreInput(images)
+        input = try RestoreInput(images, lazily: request.settings.postponesPages)
         if input.inventory.stasis.checkOnly {
             throw CheckpointError("restore", .image("inventory.img"), "the images are of dump --check-only, without memory", remedy: "dump without --check-only")
         }
@@ -216,6 +218,24 @@ package final class Restore {
             default: try process.grafted.task.continue()
             }
         }
+    }
+
+    // MARK: memory that comes later
+
+    /// Every process exists, and nothing has touched its memory yet: from here on pages come from the lazy-pages daemon as they are touched.
+    private func handOverLazyMemory() throws -> LazyRestore? {
+        guard request.settings.postponesPages else { return nil }
+        let daemon = try LazyRestore(socketIn: request.work)
+        for member in plan.members {
+            guard let process = processes[member.pid], process.images != nil else {
+                if input.zombies[member.pid] != nil { try daemon.skip(member.pid) }
+                continue
+            }
+            guard let fault = process.fault else { continue }
+            try CheckpointError.about("restore", .task(process.pid)) { try daemon.add(member.pid, fault, process.lazyRanges) }
+            process.fault = nil
+        }
+        return daemon
     }
 
     // MARK: files

@@ -17,7 +17,7 @@ struct RestoreInput {
     let seccomp: SeccompEntry
     let cgroups: CgroupEntry?
 
-    init(_ images: ImageDirectory) throws {
+    init(_ images: ImageDirectory, lazily: Bool = false) throws {
         // Read once, and held against each other before anything is made.
         let set = try ImageSet(images)
         try set.validate(for: ImageTarget(addressSpaceEnd: AddressSpace.end))
@@ -38,8 +38,8 @@ struct RestoreInput {
                 throw CheckpointError("restore", .image("ids-\(pid).img"), "not all tasks were in one cgroup namespace: not supported yet")
             }
             let pages = try PageImage(set.pages, .pagemap, entry.pid)
-            if let first = pages.elsewhere.first {
-                throw CheckpointError("restore", .image("pagemap-\(pid).img"), "the page at 0x\(String(first.lowerBound, radix: 16)) is still with the machine of the dump", remedy: "not supported yet: restore --lazy-pages")
+            if !lazily, let first = pages.elsewhere.first {
+                throw CheckpointError("restore", .image("pagemap-\(pid).img"), "the page at 0x\(String(first.lowerBound, radix: 16)) is still with the machine of the dump", remedy: "stasis lazy-pages with --page-server, and restore --lazy-pages")
             }
             processes[pid] = ProcessImages(
                 pstree: entry, core: core, threads: task.threads.map { (Int32(bitPattern: $0.id), $0.core) }, ids: ids, mm: mm, fs: fs, pages: pages)

@@ -4,6 +4,7 @@ import Graft
 import ImageMessages
 import Kinds
 import Linux
+import Pages
 
 /// A process of the tree that is being made: stopped, in its graft, with the restore's socket in its descriptor table.
 final class RestoringProcess: RestoredTask {
@@ -22,6 +23,8 @@ final class RestoringProcess: RestoredTask {
     var special: [Special]
     /// The set of cgroups it is in (cgroup.img).
     var cgroupSet: UInt32 = 0
+    /// Memory that is filled by a lazy-pages daemon, and what it is filled through.
+    var lazyRanges: [Range<UInt64>] = [], fault: Userfault?
     /// Threads but for the leader, standing in their first stop.
     var threads: [(id: ThreadID, task: TracedTask)] = []
 

@@ -72,5 +72,7 @@ extension VmaEntry {
         if bits.contains(.aioRing) { return true }
         return bits.contains(.regular) && !bits.isDisjoint(with: .ofPages) && end <= AddressSpace.end
     }
+    /// Whether its pages may come after the process runs: private memory without a file, of ordinary pages, not locked (format README 9.2).
+    package var canBeLazy: Bool { statusBits.contains(.anonymousPrivate) && statusBits.isDisjoint(with: [.vdso, .vvar, .vsyscall]) && flags & (0x40000 | 0x2000 | 8) == 0 }
     package var length: UInt64 { end - start }
 }

@@ -83,6 +83,7 @@ package enum SharedMemory {
         let file = try descriptor.reopened(0)  // our own position
         let ranges = try dataRanges(file, size)
         context.statistics.shpagesScanned += (size + page - 1) / page
+        if let receiver = context.receiver { return try send(ranges, of: file, shmid, size, to: receiver, context) }
         let pagesID = context.newPagesID()
         let pagemap = "pagemap-shmem-\(shmid).img", pages = "pages-\(pagesID).img"
         var head = PagemapHead()
@@ -106,6 +107,22 @@ package enum SharedMemory {
             // The last page of a file whose size is not one of pages.
             try Syscall.call("ftruncate", SYS_ftruncate, Int(image.number), total, on: .fd(image.number))
             try Syscall.call("fdatasync", SYS_fdatasync, Int(image.number), on: .fd(image.number))
+        }
+    }
+
+    private static func send(
+        _ ranges: [Range<UInt64>], of file: FileDescriptor, _ shmid: UInt64, _ size: UInt64, to receiver: any PageReceiver, _ context: DumpContext
+    ) throws {
+        _ = try receiver.open(.segment(shmid))
+        for range in ranges {
+            try receiver.add(range, flags: PageRuns.present)
+            try CheckpointError.about("send", .object("shared memory \(shmid)")) {
+                let length = Int(min(range.upperBound, size) - range.lowerBound)
+                try file.seek(Int(range.lowerBound))
+                try file.copy(to: receiver.stream, length)
+                if length < range.count { try receiver.stream.write([UInt8](repeating: 0, count: range.count - length)) }
+            }
+            context.statistics.shpagesWritten += UInt64(range.count) / page
         }
     }
 

@@ -1,0 +1,235 @@
+import Glibc
+import ImageMessages
+import Images
+import Kinds
+package import Linux
+
+/// The lazy-pages daemon: gives restored processes their memory, at once where they touch it, and the rest behind.
+///
+/// A process's missing pages are a list of runs, each with its address in the images. What the process does with its memory meanwhile
+/// comes as events (Documentation/admin-guide/mm/userfaultfd.rst, "Non-cooperative userfaultfd") and changes the list: a fork copies it, mremap
+/// moves runs, munmap and MADV_DONTNEED take them out. A page that is in no run is zeros.
+///
+/// When the pages can't be had any more, the processes can't go on with holes in their memory: they are ended, and the error says so.
+package final class LazyPages {
+    private struct Run {
+        /// Where the pages belong now.
+        var range: Range<UInt64>
+        /// Where they are in the images.
+        var source: UInt64
+        func clamped(to part: Range<UInt64>) -> Run {
+            let range = range.clamped(to: part)
+            return Run(range: range, source: source + range.lowerBound - self.range.lowerBound)
+        }
+    }
+    private final class Client {
+        let task: UInt32, fault: Userfault
+        /// Ascending.
+        var runs: [Run]
+        var isGone = false
+        init(_ task: UInt32, _ fault: Userfault, _ runs: [Run]) { (self.task, self.fault, self.runs) = (task, fault, runs) }
+
+        func remove(_ range: Range<UInt64>) {
+            var left = [Run]()
+            for run in runs {
+                guard run.range.overlaps(range) else { left.append(run); continue }
+                if run.range.lowerBound < range.lowerBound { left.append(run.clamped(to: run.range.lowerBound..<range.lowerBound)) }
+                if run.range.upperBound > range.upperBound { left.append(run.clamped(to: range.upperBound..<run.range.upperBound)) }
+            }
+            runs = left
+        }
+        func move(_ range: Range<UInt64>, to start: UInt64) {
+            let moved = runs.filter { $0.range.overlaps(range) }.map { run in
+                let part = run.clamped(to: range), at = start + part.range.lowerBound - range.lowerBound
+                return Run(range: at..<(at + UInt64(part.range.count)), source: part.source)
+            }
+            remove(range)
+            remove(start..<(start + UInt64(range.count)))
+            runs = (runs + moved).sorted { $0.range.lowerBound < $1.range.lowerBound }
+        }
+        func run(at address: UInt64) -> Run? {
+            var low = 0, high = runs.count
+            while low < high {
+                let middle = (low + high) / 2
+                if runs[middle].range.upperBound <= address { low = middle + 1 } else { high = middle }
+            }
+            return low < runs.count && runs[low].range.contains(address) ? runs[low] : nil
+        }
+    }
+
+    private let source: any PageSource
+    private let missing: (_ task: UInt32) throws -> [Range<UInt64>]
+    private let log: Log
+    private let buffer = PageBuffer()
+    private var clients: [Client] = []
+    private var restorer: FileDescriptor?
+    private var isComplete = false
+    /// Pages given where they were touched, and behind.
+    package private(set) var faulted: UInt64 = 0, transferred: UInt64 = 0
+
+    /// - Parameter missing: which pages of a task are to be given, by their addresses in the images, ascending.
+    package init(_ source: any PageSource, missing: @escaping (_ task: UInt32) throws -> [Range<UInt64>], _ log: Log) {
+        (self.source, self.missing, self.log) = (source, missing, log)
+    }
+
+    /// Serves one restore until every process has all its pages, or is gone.
+    package func serve(_ connection: FileDescriptor) throws {
+        restorer = connection
+        do {
+            while !isComplete || !clients.isEmpty {
+                try wait()
+                if isComplete { try transferSome() }
+                clients.removeAll { $0.isGone || ($0.runs.isEmpty && isComplete) }
+            }
+        } catch {
+            endAll()
+            throw error
+        }
+    }
+
+    // MARK: what happens
+
+    private func wait() throws {
+        var watched = clients.map { ($0.fault.descriptor, events: Poll.readable) }
+        if let restorer, !isComplete { watched.append((restorer, events: Poll.readable)) }
+        let isIdle = !isComplete || clients.allSatisfy(\.runs.isEmpty)
+        let ready = try Poll.wait(for: watched, milliseconds: isIdle ? -1 : 0)
+        for (client, events) in zip(clients, ready) where events != 0 { try readEvents(of: client) }
+        if !isComplete, let restorer, ready.last ?? 0 != 0 { try take(from: restorer) }
+    }
+
+    private func take(from restorer: FileDescriptor) throws {
+        guard let bytes = try PageConnection(restorer).receive(4) else { throw CheckpointError("serve", .object("the restore"), "it ended before it had handed over all processes") }
+        let number = Int32(bitPattern: (0..<4).reduce(0) { $0 | UInt32(bytes[$1]) << (8 * $1) })
+        if UInt32(bitPattern: number) == LazyRestore.allHandedOver {
+            isComplete = true
+            log.info("all \(clients.count) processes are here")
+            return
+        }
+        if number <= 0 { return }  // a zombie
+        guard let message = try restorer.receive(room: 1, flags: 0), let descriptor = message.descriptors.first else {
+            throw CheckpointError("serve", .object("the restore"), "no userfaultfd came for task \(number)")
+        }
+        let task = UInt32(bitPattern: number)
+        clients.append(Client(task, Userfault(descriptor), try missing(task).map { Run(range: $0, source: $0.lowerBound) }))
+    }
+
+    /// struct uffd_msg, 32 bytes each (linux/userfaultfd.h).
+    private func readEvents(of client: Client) throws {
+        let bytes: [UInt8]
+        do throws(SyscallError) { bytes = try client.fault.descriptor.read(32 * 16) } catch {
+            if error.errno.rawValue == EAGAIN { return }
+            client.isGone = true
+            return
+        }
+        if bytes.isEmpty { client.isGone = true }
+        func word(_ at: Int) -> UInt64 { (0..<8).reduce(0) { $0 | UInt64(bytes[at + $1]) << (8 * $1) } }
+        for at in stride(from: 0, to: bytes.count - bytes.count % 32, by: 32) {
+            let (first, second, third) = (word(at + 8), word(at + 16), word(at + 24))
+            switch bytes[at] {
+            case 0x12: try give(client, at: second & ~4095)
+            case 0x13:  // UFFD_EVENT_FORK: the child's own userfaultfd
+                clients.append(Client(client.task, Userfault(FileDescriptor(owning: Int32(truncatingIfNeeded: first))), client.runs))
+            case 0x14: if third > 0, first &+ third > first { client.move(first..<(first + third), to: second) }
+            case 0x15, 0x16: if second > first { client.remove(first..<second) }
+            default: break
+            }
+        }
+    }
+
+    // MARK: giving pages
+
+    /// A page that somebody waits for, and some behind it.
+    private func give(_ client: Client, at address: UInt64) throws {
+        guard let run = client.run(at: address) else { return try fill(client, zeros: address..<(address + 4096)) }
+        try give(client, run.clamped(to: address..<min(run.range.upperBound, address + 16 * 4096)))
+        faulted += 1
+    }
+
+    /// The next pages that nobody has asked for, of each process.
+    private func transferSome() throws {
+        for client in clients where !client.isGone {
+            guard let run = client.runs.first else { continue }
+            try give(client, run.clamped(to: run.range.lowerBound..<min(run.range.upperBound, run.range.lowerBound + 128 * 4096)))
+        }
+    }
+
+    private func give(_ client: Client, _ run: Run) throws {
+        let got = try source.read(run.source..<(run.source + UInt64(run.range.count)), of: client.task, into: buffer) & ~4095
+        guard got > 0 else {
+            throw CheckpointError("give", .task(ThreadID(Int32(bitPattern: client.task))), "its page at 0x\(String(run.source, radix: 16)) is not there")
+        }
+        var done = 0
+        while done < got, !client.isGone {
+            let at = run.range.lowerBound + UInt64(done)
+            do throws(SyscallError) {
+                done += try buffer.fill(client.fault, at: at, from: done, got - done)
+            } catch {
+                switch error.errno.rawValue {
+                case EEXIST:
+                    // It is there already: written by the process after a page of zeros, or given to a waiter before.
+                    try? client.fault.wake(at..<(at + 4096))
+                    done += 4096
+                case EAGAIN:
+                    // Its memory is changing: the event that says how has to be read first. Whoever waits asks again.
+                    if done > 0 { client.remove(run.range.lowerBound..<at) }
+                    try? client.fault.wake(run.range)
+                    return
+                case ENOENT, EINVAL: done += 4096  // unmapped in the meantime
+                case ESRCH, EBADF, ENOSPC: client.isGone = true
+                default: throw CheckpointError("give", .task(ThreadID(Int32(bitPattern: client.task))), "\(error)")
+                }
+            }
+        }
+        transferred += UInt64(done) / 4096
+        client.remove(run.range.lowerBound..<(run.range.lowerBound + UInt64(done)))
+    }
+
+    private func fill(_ client: Client, zeros range: Range<UInt64>) throws {
+        do throws(SyscallError) { _ = try client.fault.zero(range) } catch {
+            switch error.errno.rawValue {
+            case EEXIST, ENOENT, EINVAL, EAGAIN: try? client.fault.wake(range)
+            case ESRCH, EBADF: client.isGone = true
+            default: throw CheckpointError("give", .task(ThreadID(Int32(bitPattern: client.task))), "\(error)")
+            }
+        }
+    }
+
+    /// Processes that would read zeros where their memory was must not go on.
+    private func endAll() {
+        for task in Set(clients.filter { !$0.isGone }.map(\.task)) {
+            log.error("task \(task) is ended: its memory can't be had any more")
+            _ = kill(Int32(bitPattern: task), SIGKILL)
+        }
+    }
+}
+@available(*, unavailable) extension LazyPages: Sendable {}
+
+/// Pages that a page server, or a lazy dump, has.
+package final class RemotePageSource: PageSource {
+    private let connection: PageConnection
+    private let place: PageServerPlace
+    package init(_ place: PageServerPlace) throws {
+        self.place = place
+        connection = try place.connect()
+    }
+
+    package func read(_ range: Range<UInt64>, of task: UInt32, into buffer: PageBuffer) throws -> Int {
+        let asked = range.lowerBound..<min(range.upperBound, range.lowerBound + UInt64(PageBuffer.capacity))
+        return try CheckpointError.about("get pages from", .object("the page server"), remedy: "the connection is lost; restore again from the source, which still has them") {
+            try connection.send(PageRequest(.get, pages: UInt64(asked.count) / 4096, address: asked.lowerBound, subject: UInt64(task)))
+            guard let bytes = try connection.receive(PageRequest.size) else { throw SyscallError("read", .fd(connection.socket.number), 104 /* ECONNRESET */) }
+            guard let answer = PageRequest(bytes), answer.command == .addWithFlags, UInt32(answer.flags) & PageRuns.present != 0, let given = answer.range,
+                given.lowerBound == asked.lowerBound, given.upperBound <= asked.upperBound
+            else { throw CheckpointError("get pages from", .object("the page server"), "its answer is not the one to our question") }
+            guard try buffer.receive(given.count, from: connection.socket) else { throw SyscallError("read", .fd(connection.socket.number), 104 /* ECONNRESET */) }
+            return given.count
+        }
+    }
+
+    /// Says that nothing more is needed: a lazy dump then ends its tree.
+    package func finish() throws {
+        try connection.send(PageRequest(place.isHandedOver ? .forceClose : .close))
+        _ = try connection.receiveNumber()
+    }
+}
