@@ -33,6 +33,8 @@ package struct DumpSettings: Sendable, Equatable {
     package var preDumpReads = false
     package var unprivileged = false
     package var cgroups = CgroupSettings()
+    /// --digest: images hold the SHA-256 of programs and libraries.
+    package var digests = false
     /// --cpu-cap: cpuinfo.img is written.
     package var processor = false
     package init() {}

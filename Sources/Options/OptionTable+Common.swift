@@ -67,6 +67,7 @@ extension OptionTable {
         OptionRow("check-only", [.dump, .restore], .own, "say what would fail, all of it, and change nothing; a dump writes images without memory") {
             $0.checkOnly = $1.isOn
         },
+        OptionRow("digest", .dump, .own, "keep the SHA-256 of programs and libraries, so that a restore sees every change of them") { $0.digest = $1.isOn },
         OptionRow("man", .help, .own, "print the manual page (roff)") { $0.manualPage = $1.isOn },
         OptionRow("completions", taking: .required("SHELL"), .help, .own, "print completions for bash, zsh or fish") {
             (options, value) throws(OptionError) in options.completions = try value.choice()

@@ -40,6 +40,7 @@ package struct Options: Sendable, Equatable {
     package var restoreDetached = false
     package var restoreSibling = false
     package var execCommand: [String]?
+    package var digest = false
     package var checkOnly = false
     package var plan = false
 

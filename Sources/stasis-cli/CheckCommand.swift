@@ -26,7 +26,10 @@ enum CheckCommand {
             guard let feature = KernelFeature.named(name) else { throw .usage("unknown feature \(name)", try: "check --feature list") }
             results.append((feature, feature.isThere))
         }
-        for (feature, isThere) in results where !options.json { Output.line("\(feature.name) is \(isThere ? "" : "not ")supported") }
+        for (feature, isThere) in results where !options.json {
+            // CRIU says on standard output only what is there.
+            if isThere { Output.line("\(feature.name) is supported") } else { log.warn("\(feature.name) is not supported (\(feature.purpose))") }
+        }
         if options.json { report(results) }
         return results.allSatisfy(\.1) ? 0 : 1
     }
@@ -36,6 +39,7 @@ enum CheckCommand {
         for feature in KernelFeature.all {
             switch feature.grade {
             case .required: break
+            case .own: continue
             case .extra: if !options.checkExtra { continue }
             case .experimental: if !options.checkExperimental { continue }
             }
@@ -64,6 +68,12 @@ enum CheckCommand {
         Output.line(JSON.object([
             .init("command", .string("check")), .init("ok", .bool(results.allSatisfy(\.1))),
             .init("features", .object(results.map { .init($0.0.name, .bool($0.1)) })),
+            .init("details", .array(results.map { feature, isThere in
+                .object([
+                    .init("name", .string(feature.name)), .init("category", .string("\(feature.grade)")), .init("supported", .bool(isThere)),
+                    .init("needed_for", .string(feature.purpose)),
+                ])
+            })),
         ]).text)
     }
 }

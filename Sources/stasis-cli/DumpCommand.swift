@@ -67,6 +67,7 @@ extension DumpSettings {
         unprivileged = options.unprivileged
         cgroups = CgroupSettings(options)
         processor = options.cpuCapabilities != nil
+        digests = options.digest
     }
 }
 

@@ -1,5 +1,6 @@
 import Checkpoint
 import Glibc
+import Images
 import Kinds
 import Linux
 import Options
@@ -61,9 +62,10 @@ struct Session {
         }
     }
 
-    /// Plugins come later; a directory that holds none changes nothing.
+    /// Plugins come later; a directory that holds none changes nothing, nor does one of which the images say that it is not needed.
     private static func refusePlugins(_ options: Options) throws {
         guard let path = options.pluginDirectory, let names = try? Files.names(in: path) else { return }
+        if options.command == .restore, let inventory = try? ImageDirectory(path: options.imagesDirectory).inventory(), case .these = Plugins.wanted(by: inventory) { return }
         if names.contains(where: { $0.hasSuffix(".so") }) { throw OptionError.notYet("--libdir", "plugins; \(path) holds some") }
     }
 

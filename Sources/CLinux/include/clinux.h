@@ -17,6 +17,12 @@ int clinux_fork(void);
 struct clinux_cpuid { uint32_t eax, ebx, ecx, edx; };
 struct clinux_cpuid clinux_cpuid(uint32_t leaf, uint32_t subleaf);
 
+/// SHA-256 (FIPS 180-4) of bytes that come piece by piece.
+struct clinux_sha256 { uint32_t state[8]; uint64_t length; unsigned char block[64]; };
+void clinux_sha256_begin(struct clinux_sha256 *hash);
+void clinux_sha256_add(struct clinux_sha256 *hash, const void *bytes, size_t count);
+void clinux_sha256_end(struct clinux_sha256 *hash, unsigned char digest[32]);
+
 /// strerrorname_np(3) and strerrordesc_np(3): NULL for an unknown number.
 const char *clinux_error_name(int number);
 const char *clinux_error_text(int number);

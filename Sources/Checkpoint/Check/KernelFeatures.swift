@@ -1,8 +1,9 @@
 import Linux
 
-/// What `stasis check` tests, in CRIU's grades and by its names (check --feature NAME).
+/// What `stasis check` tests, in CRIU's grades and by its names (check --feature NAME); grade `own` is asked by name only, for the
+/// verdict of the others is CRIU's.
 package struct KernelFeature: Sendable {
-    package enum Grade: Sendable { case required, extra, experimental }
+    package enum Grade: Sendable { case required, extra, experimental, own }
     package let name: String
     package let grade: Grade
     /// What doesn't work without it.
@@ -17,7 +18,7 @@ package struct KernelFeature: Sendable {
 
     package static func named(_ name: String) -> KernelFeature? { all.first { $0.name == name && $0.grade != .required } }
 
-    package static let all: [KernelFeature] = required + extra + experimental
+    package static let all: [KernelFeature] = required + extra + experimental + own
 
     /// Without one of these nothing works.
     private static let required: [KernelFeature] = [
@@ -92,5 +93,11 @@ package struct KernelFeature: Sendable {
     private static let experimental: [KernelFeature] = [
         KernelFeature("autofs", grade: .experimental, "autofs mounts") { KernelProbe.exists("/dev/autofs") || KernelProbe.hasFilesystem("autofs") },
         KernelFeature("compat_cr", grade: .experimental, "32-bit tasks") { KernelProbe.mapsVdso(0x2002) },
+    ]
+
+    private static let own: [KernelFeature] = [
+        KernelFeature("pidfd_getfd", grade: .own, "taking descriptors out of running tasks (dump, explain)") { KernelProbe.pidfds },
+        // UFFD_FEATURE_WP_ASYNC, _WP_UNPOPULATED (linux/userfaultfd.h)
+        KernelFeature("uffd_wp_async", grade: .own, "incremental dumps where there are no soft-dirty pages") { KernelProbe.userfault(features: 1 << 15 | 1 << 13) },
     ]
 }

@@ -47,6 +47,7 @@ package struct RestoreCheck {
         fine("the images", "\(input.members.count) tasks, consistent" + (input.inventory.stasis.checkOnly ? "; of a dump that only checked, without content" : ""))
         let context = RestoreContext(settings: request.settings, log: request.log, images: images, files: input.files, checksOnly: true)
 
+        look("plugins", "none is missing") { try Plugins.check(input.inventory) }
         lookAtTree(input)
         lookAtMemory(input)
         for (pid, process) in input.processes.sorted(by: { $0.key < $1.key }) { lookAtState(of: ThreadID(pid), process) }

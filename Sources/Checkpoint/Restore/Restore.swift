@@ -90,6 +90,7 @@ package final class Restore {
         if input.inventory.stasis.checkOnly {
             throw CheckpointError("restore", .image("inventory.img"), "the images are of dump --check-only, without memory", remedy: "dump without --check-only")
         }
+        try Plugins.check(input.inventory)
         plan = try TreePlan(input.members, shellJob: request.settings.shellJob)
         try input.checkIDs(plan)
         try MemoryRoom.check(input.processes.values.map { ($0.pid, $0.pages.bytes) })

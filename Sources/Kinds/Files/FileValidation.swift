@@ -11,6 +11,10 @@ enum FileValidation {
         let access = entry.flags & UInt32(O_ACCMODE)
         if access == UInt32(O_WRONLY) && entry.flags & UInt32(O_APPEND) != 0 { return }
         entry.size = UInt64(bitPattern: status.size)
+        if mapped, context.settings.digests, let own = try? FileDescriptor.open(descriptor.procPath, O_RDONLY | OpenFlags.noAccessTime | O_NONBLOCK),
+            let digest = try? Digest.sha256(of: own) {
+            entry.digest = .init(imageBytes: digest)
+        }
         guard context.settings.fileValidation == .buildID, status.size > 64, mapped || status.mode & 0o111 != 0 else { return }
         entry.buildID = context.state(of: BuildIDs.self).words(of: status, at: descriptor.procPath) ?? []
     }
@@ -31,12 +35,19 @@ enum FileValidation {
         if entry.hasSize, status.type == S_IFREG, entry.size != UInt64(bitPattern: status.size) {
             throw differs("bad size \(status.size) (expect \(entry.size))", "put the file back as it was at the dump")
         }
+        let outdated = "install the version of the program or library that was running, or compare sizes only with --file-validation filesize"
+        if entry.hasDigest, status.type == S_IFREG, context.settings.fileValidation == .buildID {
+            let expected = Array(entry.digest)
+            if let file = try? FileDescriptor.open(path, O_RDONLY | OpenFlags.noAccessTime | O_NONBLOCK), let found = try? Digest.sha256(of: file), found != expected {
+                throw differs("another digest \(Digest.text(found)) (expect \(Digest.text(expected)))", outdated)
+            }
+        }
         if !entry.buildID.isEmpty, status.type == S_IFREG, context.settings.fileValidation == .buildID {
             guard let found = context.state(of: BuildIDs.self).words(of: status, at: path) else { return }
             if !found.isEmpty && found != entry.buildID {
                 throw differs(
                     "bad build-ID \(text(found)) (expect \(text(entry.buildID)))",
-                    "install the version of the program or library that was running, or compare sizes only with --file-validation filesize")
+                    outdated)
             }
         }
     }

@@ -90,7 +90,7 @@ extension ProcessorFeature {
     var isInstruction: Bool { Self.instructions[word].map { $0 >> UInt32(bit) & 1 != 0 } ?? false }
     private static let instructions = bits([
         1: [22, 27, 30, 31], 4: [0, 1, 3, 9, 13, 19, 20, 22, 23, 25, 26, 27, 28, 29, 30], 6: [5, 6, 7, 8, 11, 16, 21],
-        9: [0, 3, 4, 5, 8, 9, 11, 14, 16, 17, 18, 19, 23, 26, 27, 28, 29, 30, 31], 10: [0, 1, 2], 11: [1, 6, 8, 9, 10, 11, 12, 13, 14], 18: [2, 3],
+        9: [0, 3, 4, 5, 8, 9, 11, 14, 16, 17, 18, 19, 23, 26, 27, 28, 29, 30, 31], 10: [0, 1, 2], 11: [1, 6, 8, 9, 10, 11, 12, 13, 14, 22], 13: [0], 18: [2, 3],
     ])
     private static func bits(_ numbers: [Int: [UInt32]]) -> [Int: UInt32] { numbers.mapValues { $0.reduce(0) { $0 | 1 << $1 } } }
 
@@ -100,8 +100,8 @@ extension ProcessorFeature {
         4: [12],  // fma
         6: [0, 15],  // lahf_lm, lwp
         9: [21, 24],  // avx512ifma, clwb
-        11: [3, 5, 22, 25, 27, 28],  // pku, waitpkg, rdpid, cldemote, movdiri, movdir64b
-        13: [0, 4],  // clzero, rdpru
+        11: [3, 5, 25, 27, 28],  // pku, waitpkg, cldemote, movdiri, movdir64b
+        13: [4],  // rdpru
         18: [8, 14, 22, 23, 24, 25],  // avx512_vp2intersect, serialize, amx_bf16, avx512_fp16, amx_tile, amx_int8
     ])
 

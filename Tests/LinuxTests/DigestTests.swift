@@ -1,0 +1,16 @@
+import Glibc
+import Linux
+import Testing
+
+@Suite("SHA-256") struct DigestTests {
+    /// FIPS 180-4's examples, and what sha256sum says of blocks' edges.
+    @Test("known digests", arguments: [
+        ("", "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"),
+        ("abc", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
+        ("abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq", "248d6a61d20638b8e5c026930c3e6039a33ce45964ff2167f6ecedd419db06c1"),
+    ]) func known(text: String, digest: String) throws {
+        let file = try FileDescriptor.memory("digest", flags: 0)
+        try file.write(Array(text.utf8))
+        #expect(Digest.text(try Digest.sha256(of: file)) == digest)
+    }
+}
