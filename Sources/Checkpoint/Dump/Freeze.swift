@@ -22,7 +22,9 @@ struct Freeze {
         let began = Clock.monotonic()
         try cgroup?.freeze(until: deadline)
         defer { cgroup?.thaw() }
-        let tree = try seizeProcess(root, parent: nil)
+        guard let tree = try seizeProcess(root), !tree.isZombie else {
+            throw CheckpointError("freeze", .task(root), "it ended while its tree was being frozen", errno: Errno(ESRCH))
+        }
         var changed = true
         while changed {
             changed = false
@@ -31,16 +33,10 @@ struct Freeze {
                 try seizeThreads(of: process)
                 let known = Set(process.children.map(\.id))
                 for child in Proc.children(of: process.id, threads: process.threads.map(\.id)) where !known.contains(child) {
-                    do {
-                        process.children.append(try seizeProcess(child, parent: process))
-                        changed = true
-                    } catch {
-                        // It may have ended in the meantime: then it is a zombie, or, when it was reaped, not part of the tree.
-                        guard let now = try? TaskStat.of(child) else { continue }
-                        guard now.state == "Z" else { throw error }
-                        process.children.append(try seizeProcess(child, parent: process))
-                        changed = true
-                    }
+                    // It may have ended, and been reaped, in the meantime: then it is not part of the tree.
+                    guard let frozen = try seizeProcess(child) else { continue }
+                    process.children.append(frozen)
+                    changed = true
                 }
                 todo += process.children
             }
@@ -75,20 +71,22 @@ struct Freeze {
         }
     }
 
-    private mutating func seizeProcess(_ id: ThreadID, parent: FrozenProcess?) throws -> FrozenProcess {
-        let before = try TaskStat.of(id)
-        if before.state == "Z" {
-            let threads = (try? Proc.threads(of: id)) ?? [id]
-            if threads.count > 1 { throw CheckpointError.leaderEnded(id) }
-            return FrozenProcess(id: id, stat: before, state: .zombie(status: before.exitCode))
+    /// nil when there is no such process any more.
+    private mutating func seizeProcess(_ id: ThreadID) throws -> FrozenProcess? {
+        while let before = try? TaskStat.of(id) {
+            if before.state == "Z" {
+                let threads = (try? Proc.threads(of: id)) ?? [id]
+                if threads.count > 1 { throw CheckpointError.leaderEnded(id) }
+                return FrozenProcess(id: id, stat: before, state: .zombie(status: before.exitCode))
+            }
+            let process = FrozenProcess(id: id, stat: before, state: .running)
+            guard let thread = try seize(id, of: process) else { continue }  // it has just ended: look again
+            // Parent, group and session as they are now that it stands still.
+            let now = FrozenProcess(id: id, stat: try TaskStat.of(id), state: process.state)
+            now.threads = [thread]
+            return now
         }
-        let process = FrozenProcess(id: id, stat: before, state: .running)
-        let task = try seize(id, of: process)
-        process.threads.append(task)
-        // Parent, group and session as they are now that it stands still.
-        let now = FrozenProcess(id: id, stat: try TaskStat.of(id), state: process.state)
-        now.threads = process.threads
-        return now
+        return nil
     }
 
     /// Until no new one appears; a process whose threads all stand still makes none.
@@ -114,11 +112,11 @@ struct Freeze {
         return true
     }
 
-    private mutating func seize(_ id: ThreadID, of process: FrozenProcess) throws -> FrozenThread {
+    /// nil when it ended instead.
+    private mutating func seize(_ id: ThreadID, of process: FrozenProcess) throws -> FrozenThread? {
         let probe = SleepProbe(of: id, in: process.id)
-        guard let task = try attach(id) else { throw CheckpointError("freeze", .task(id), "it ended while its tree was being frozen", remedy: "dump again") }
-        try CheckpointError.about("freeze", .task(id)) { try task.interrupt() }
-        guard try waitUntilStopped(task, of: process) else { throw CheckpointError("freeze", .task(id), "it ended while its tree was being frozen", remedy: "dump again") }
+        guard let task = try attach(id), (try? task.interrupt()) != nil else { return nil }
+        guard try waitUntilStopped(task, of: process) else { return nil }
         return try FrozenThread(id: id, task: task, probe: probe)
     }
 
@@ -129,7 +127,9 @@ struct Freeze {
         if let task = try? TracedTask.seize(id, [.systemCallsMarked, .seccompSuspended]) { return task }
         do throws(SyscallError) { return try TracedTask.seize(id, [.systemCallsMarked]) }
         catch {
-            if error.errno == Errno(ESRCH) { return nil }
+            // EPERM is also the answer for a task that has ended meanwhile (kernel/ptrace.c, ptrace_attach).
+            let state = (try? Proc.status(id))?["State"]?.first
+            if error.errno == Errno(ESRCH) || state == nil || state == "Z" || state == "X" { return nil }
             if let traced = CheckpointError.traced(id) { throw traced }
             throw CheckpointError("freeze", .task(id), "\(error)", remedy: error.errno == Errno(EPERM) ? "run as root, or with CAP_CHECKPOINT_RESTORE and CAP_SYS_PTRACE" : nil, errno: error.errno)
         }

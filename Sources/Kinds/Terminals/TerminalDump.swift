@@ -40,15 +40,11 @@ final class TerminalDump: DumpState {
             try save(index << 1, .pty, file, index: index, context)
             return index << 1
         }
+        // A terminal of the machine: a restore opens the same device again.
         let (id, type): (UInt32, TtyType) = switch device {
         case Terminal.currentDevice: (Terminal.currentID, .ctty)
         case Terminal.consoleDevice: (Terminal.consoleID, .console)
         default: FileStatus.kernelDevice(device) & 0xfffff < 64 ? (Terminal.virtualID, .vt) : (Terminal.serialID, .serial)
-        }
-        if type != .ctty && !context.settings.shellJob {
-            throw CheckpointError(
-                "dump", file.subject, "it is a terminal of the machine, which no restore can make",
-                remedy: "close it, open the same device again on restore with --shell-job, or bring another along with --external \(key)", option: "--shell-job")
         }
         try save(id, type, file, index: nil, context)
         return id
