@@ -123,9 +123,8 @@ package final class LazyPages {
             return
         }
         if bytes.isEmpty { client.isGone = true }
-        func word(_ at: Int) -> UInt64 { (0..<8).reduce(0) { $0 | UInt64(bytes[at + $1]) << (8 * $1) } }
         for at in stride(from: 0, to: bytes.count - bytes.count % 32, by: 32) {
-            let (first, second, third) = (word(at + 8), word(at + 16), word(at + 24))
+            let (first, second, third) = (bytes.word(UInt64.self, at: at + 8), bytes.word(UInt64.self, at: at + 16), bytes.word(UInt64.self, at: at + 24))
             switch bytes[at] {
             case 0x12: try give(client, at: second & ~4095)
             case 0x13:  // UFFD_EVENT_FORK: the child's own userfaultfd
@@ -159,11 +158,11 @@ package final class LazyPages {
         guard got > 0 else {
             throw CheckpointError("give", .task(ThreadID(Int32(bitPattern: client.task))), "its page at 0x\(String(run.source, radix: 16)) is not there")
         }
-        var done = 0
+        var done = 0, isWhole = true
         while done < got, !client.isGone {
             let at = run.range.lowerBound + UInt64(done)
             do throws(SyscallError) {
-                done += try buffer.fill(client.fault, at: at, from: done, got - done)
+                done += try buffer.fill(client.fault, at: at, from: done, isWhole ? got - done : 4096)
             } catch {
                 switch error.errno.rawValue {
                 case EEXIST:
@@ -175,6 +174,7 @@ package final class LazyPages {
                     if done > 0 { client.remove(run.range.lowerBound..<at) }
                     try? client.fault.wake(run.range)
                     return
+                case ENOENT where isWhole, EINVAL where isWhole: isWhole = false  // not one mapping (any more): page by page
                 case ENOENT, EINVAL: done += 4096  // unmapped in the meantime
                 case ESRCH, EBADF, ENOSPC: client.isGone = true
                 default: throw CheckpointError("give", .task(ThreadID(Int32(bitPattern: client.task))), "\(error)")

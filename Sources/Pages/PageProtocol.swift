@@ -24,9 +24,8 @@ package struct PageRequest: Equatable, Sendable {
     /// Nil for what is no request.
     package init?(_ bytes: [UInt8]) {
         guard bytes.count == Self.size else { return nil }
-        func word(_ at: Int) -> UInt64 { (0..<8).reduce(0) { $0 | UInt64(bytes[at + $1]) << (8 * $1) } }
-        guard let command = Command(rawValue: UInt16(truncatingIfNeeded: word(0))) else { return nil }
-        self.init(command, flags: UInt16(truncatingIfNeeded: word(0) >> 16), pages: word(8), address: word(16), subject: word(24))
+        guard let command = Command(rawValue: UInt16(truncatingIfNeeded: bytes.word(UInt64.self, at: 0))) else { return nil }
+        self.init(command, flags: UInt16(truncatingIfNeeded: bytes.word(UInt64.self, at: 0) >> 16), pages: bytes.word(UInt64.self, at: 8), address: bytes.word(UInt64.self, at: 16), subject: bytes.word(UInt64.self, at: 24))
     }
 
     package var bytes: [UInt8] {
@@ -66,7 +65,11 @@ extension PageSubject {
 /// A connection on which requests and pages go.
 package struct PageConnection: Sendable {
     package let socket: FileDescriptor
-    package init(_ socket: FileDescriptor) { self.socket = socket }
+    package init(_ socket: FileDescriptor) {
+        self.socket = socket
+        // An answer is a head and pages: held back for the acknowledgement of the head, each would take 40 ms. A unix socket holds nothing back.
+        try? socket.setOption(1, level: 6 /* IPPROTO_TCP, TCP_NODELAY */, to: Int32(1))
+    }
 
     package func send(_ request: PageRequest) throws(SyscallError) { try socket.write(request.bytes) }
 
@@ -108,7 +111,6 @@ package enum PageServerPlace: Sendable {
             return try CheckpointError.about("connect to", .object(name), remedy: "start stasis page-server there first") {
                 let socket = try FileDescriptor.socket(Int32(address.family), 1)
                 try socket.connect(address)
-                try socket.setOption(1, level: 6 /* IPPROTO_TCP, TCP_NODELAY */, to: Int32(1))
                 return PageConnection(socket)
             }
         }
