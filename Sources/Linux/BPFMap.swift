@@ -20,21 +20,20 @@ public enum BPFMap {
         let number = map.number
         try Syscall.check("bpf(BPF_OBJ_GET_INFO_BY_FD)", .fd(number)) {
             unsafe bytes.withUnsafeMutableBytes { buffer in
-                command(15, [little(UInt32(bitPattern: number)), little(UInt32(buffer.count)), little(UInt64(UInt(bitPattern: buffer.baseAddress)))])
+                command(15, [little32(UInt32(bitPattern: number)), little32(UInt32(buffer.count)), little64(UInt64(UInt(bitPattern: buffer.baseAddress)))])
             }
         }
-        func word(_ at: Int) -> UInt32 { (0..<4).reduce(0) { $0 | UInt32(bytes[at + $1]) << (8 * $1) } }
         // six words, 16 bytes of name, ifindex, a type id, u64 netns_dev and netns_ino, four words of BTF, u64 map_extra
         return BPFMapInfo(
-            type: word(0), id: word(4), keySize: word(8), valueSize: word(12), maximum: word(16), flags: word(20),
-            name: String(decoding: bytes[24..<40].prefix { $0 != 0 }, as: UTF8.self), interface: word(40), extra: UInt64(word(80)) | UInt64(word(84)) << 32)
+            type: bytes.word(at: 0), id: bytes.word(at: 4), keySize: bytes.word(at: 8), valueSize: bytes.word(at: 12), maximum: bytes.word(at: 16), flags: bytes.word(at: 20),
+            name: String(decoding: bytes[24..<40].prefix { $0 != 0 }, as: UTF8.self), interface: bytes.word(at: 40), extra: bytes.word(at: 80))
     }
 
     /// A new map; `id` is the kernel's choice.
     public static func create(_ info: BPFMapInfo) throws(SyscallError) -> FileDescriptor {
         let name = Array(info.name.utf8.prefix(15))
-        let words = [info.type, info.keySize, info.valueSize, info.maximum, info.flags, 0, 0].map { little($0) }
-        let tail = [little(info.interface), little(0 as UInt32), little(0 as UInt32), little(0 as UInt32), little(0 as UInt32), little(info.extra)]
+        let words = [info.type, info.keySize, info.valueSize, info.maximum, info.flags, 0, 0].map { little32($0) }
+        let tail = [little32(info.interface), little32(0), little32(0), little32(0), little32(0), little64(info.extra)]
         return FileDescriptor(owning: Int32(try Syscall.check("bpf(BPF_MAP_CREATE)") {
             command(0, words + [name + [UInt8](repeating: 0, count: 16 - name.count)] + tail)
         }))
@@ -43,13 +42,13 @@ public enum BPFMap {
     /// Another open file of the map with that id, with the access mode of `flags` (open(2)).
     public static func open(id: UInt32, flags: UInt32) throws(SyscallError) -> FileDescriptor {
         let mode = switch flags & 3 { case 0: readOnly; case 1: writeOnly; default: 0 as UInt32 }
-        return FileDescriptor(owning: Int32(try Syscall.check("bpf(BPF_MAP_GET_FD_BY_ID)") { command(14, [little(id), little(0 as UInt32), little(mode)]) }))
+        return FileDescriptor(owning: Int32(try Syscall.check("bpf(BPF_MAP_GET_FD_BY_ID)") { command(14, [little32(id), little32(0), little32(mode)]) }))
     }
 
     /// No program may change it from user space any more.
     public static func freeze(_ map: FileDescriptor) throws(SyscallError) {
         let number = map.number
-        try Syscall.check("bpf(BPF_MAP_FREEZE)", .fd(number)) { command(22, [little(UInt32(bitPattern: number))]) }
+        try Syscall.check("bpf(BPF_MAP_FREEZE)", .fd(number)) { command(22, [little32(UInt32(bitPattern: number))]) }
     }
 
     /// Everything in it: keys one behind the other, and values.
@@ -76,8 +75,8 @@ public enum BPFMap {
         let result = unsafe cursor.withUnsafeMutableBytes { cursor in
             unsafe keys.withUnsafeMutableBytes { keys in
                 unsafe values.withUnsafeMutableBytes { values in
-                    func address(_ buffer: UnsafeMutableRawBufferPointer) -> [UInt8] { little(UInt64(UInt(bitPattern: buffer.baseAddress))) }
-                    let parts = unsafe [little(0 as UInt64), cursor.isEmpty ? little(0 as UInt64) : address(cursor), address(keys), address(values), little(count), little(UInt32(bitPattern: fd)), little(0 as UInt64), little(0 as UInt64)]
+                    func address(_ buffer: UnsafeMutableRawBufferPointer) -> [UInt8] { little64(UInt64(UInt(bitPattern: buffer.baseAddress))) }
+                    let parts = unsafe [little64(0), cursor.isEmpty ? little64(0) : address(cursor), address(keys), address(values), little32(count), little32(UInt32(bitPattern: fd)), little64(0), little64(0)]
                     var attribute = Array(parts.joined())
                     let answer = unsafe attribute.withUnsafeMutableBytes { unsafe Syscall.raw(SYS_bpf, number, Int(bitPattern: $0.baseAddress), $0.count) }
                     done = (0..<4).reduce(0) { $0 | UInt32(attribute[32 + $1]) << (8 * $1) }
@@ -94,6 +93,4 @@ public enum BPFMap {
         var attribute = Array(parts.joined())
         return unsafe attribute.withUnsafeMutableBytes { unsafe Syscall.raw(SYS_bpf, number, Int(bitPattern: $0.baseAddress), $0.count) }
     }
-    private static func little(_ value: UInt32) -> [UInt8] { (0..<4).map { UInt8(truncatingIfNeeded: value >> (8 * $0)) } }
-    private static func little(_ value: UInt64) -> [UInt8] { (0..<8).map { UInt8(truncatingIfNeeded: value >> (8 * $0)) } }
 }

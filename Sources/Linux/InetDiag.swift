@@ -32,7 +32,7 @@ extension SocketDiag {
     ) throws(SyscallError) -> [InetSocketInfo] {
         // struct inet_diag_req_v2: family, protocol, extensions, padding, states, then an inet_diag_sockid of 48 bytes, here zero.
         var request: [UInt8] = [UInt8(family), number, 0, 0]
-        request += little(states) + [UInt8](repeating: 0, count: 48)
+        request += little32(states) + [UInt8](repeating: 0, count: 48)
         var found = [InetSocketInfo]()
         try dump(request, in: namespace) { if let one = parseInet($0) { found.append(one) } }
         return found
@@ -50,8 +50,8 @@ extension SocketDiag {
             local: InetAddress(family: family, bytes: Array(bytes[8..<(8 + length)]), port: port(4)),
             peer: InetAddress(family: family, bytes: Array(bytes[24..<(24 + length)]), port: port(6)))
         info.state = bytes[1]
-        info.interface = word(bytes, 40)
-        (info.readQueue, info.writeQueue, info.uid, info.inode) = (word(bytes, 56), word(bytes, 60), word(bytes, 64), word(bytes, 68))
+        info.interface = bytes.word(UInt32.self, at: 40)
+        (info.readQueue, info.writeQueue, info.uid, info.inode) = (bytes.word(UInt32.self, at: 56), bytes.word(UInt32.self, at: 60), bytes.word(UInt32.self, at: 64), bytes.word(UInt32.self, at: 68))
         var at = 72
         while at + 4 <= bytes.count {
             let length = Int(bytes[at]) | Int(bytes[at + 1]) << 8, type = Int(bytes[at + 2]) | Int(bytes[at + 3] & 0x3f) << 8
@@ -64,18 +64,5 @@ extension SocketDiag {
             at += (length + 3) & ~3
         }
         return info
-    }
-}
-
-/// Names and numbers of network interfaces, netdevice(7).
-public enum NetworkInterface {
-    public static func name(of index: UInt32) -> String? {
-        var buffer = [CChar](repeating: 0, count: Int(IF_NAMESIZE))
-        guard unsafe buffer.withUnsafeMutableBufferPointer({ unsafe if_indextoname(index, $0.baseAddress) }) != nil else { return nil }
-        return String(decoding: buffer.prefix { $0 != 0 }.map { UInt8(bitPattern: $0) }, as: UTF8.self)
-    }
-    public static func index(of name: String) -> UInt32? {
-        let found = unsafe if_nametoindex(name)
-        return found == 0 ? nil : found
     }
 }

@@ -38,8 +38,8 @@ public final class Netfilter {
     /// Carries out all messages, or none (NFNL_MSG_BATCH_BEGIN and _END).
     public func commit(_ messages: [Message]) throws(SyscallError) {
         func frame(_ type: UInt16, _ flags: UInt16, _ sequence: Int, _ family: UInt8, _ resource: UInt16, _ body: [UInt8]) -> [UInt8] {
-            let head = SocketDiag.little(UInt32(20 + body.count)) + SocketDiag.little(UInt32(type) | UInt32(flags) << 16)
-            return head + SocketDiag.little(UInt32(sequence)) + [0, 0, 0, 0, family, 0, UInt8(resource >> 8), UInt8(resource & 0xff)] + body
+            let head = little32(UInt32(20 + body.count)) + little32(UInt32(type) | UInt32(flags) << 16)
+            return head + little32(UInt32(sequence)) + [0, 0, 0, 0, family, 0, UInt8(resource >> 8), UInt8(resource & 0xff)] + body
         }
         var bytes = frame(0x10, 1, 0, 0, Self.subsystem, [])
         for (at, message) in messages.enumerated() {
@@ -53,10 +53,10 @@ public final class Netfilter {
         while let answer = try socket.receive(room: 1 << 16, flags: 0x40 /* MSG_DONTWAIT */) {
             var at = 0
             while at + 20 <= answer.bytes.count {
-                let length = Int(SocketDiag.word(answer.bytes, at)), type = UInt16(truncatingIfNeeded: SocketDiag.word(answer.bytes, at + 4))
+                let length = Int(answer.bytes.word(UInt32.self, at: at)), type = UInt16(truncatingIfNeeded: answer.bytes.word(UInt32.self, at: at + 4))
                 guard length >= 16, length <= answer.bytes.count - at else { break }
                 if type == 2, length >= 20 {
-                    let code = Int32(bitPattern: SocketDiag.word(answer.bytes, at + 16))
+                    let code = Int32(bitPattern: answer.bytes.word(UInt32.self, at: at + 16))
                     if code < 0 && failure == nil { failure = SyscallError("nf_tables", nil, -code) }
                 }
                 at += (length + 3) & ~3
@@ -67,7 +67,7 @@ public final class Netfilter {
 
     /// The tables of family inet.
     public func tables() throws(SyscallError) -> [Table] {
-        let request = SocketDiag.little(20) + SocketDiag.little(UInt32(Self.subsystem << 8 | 1) | 0x301 << 16) + SocketDiag.little(1) + [0, 0, 0, 0, Self.inet, 0, 0, 0]
+        let request = little32(20) + little32(UInt32(Self.subsystem << 8 | 1) | 0x301 << 16) + little32(1) + [0, 0, 0, 0, Self.inet, 0, 0, 0]
         try socket.send(request, to: SocketAddress(bytes: [16, 0, 0, 0] + [UInt8](repeating: 0, count: 8)))
         var found = [Table](), done = false
         while !done {

@@ -7,7 +7,7 @@ public enum RouteNetlink {
 
     /// Addresses of an interface: struct ifaddrmsg with its attributes.
     public static func addresses(of interface: UInt32) throws(SyscallError) -> [[UInt8]] {
-        try list(getAddress).filter { $0.count >= 8 && word($0, 4) == interface }
+        try list(getAddress).filter { $0.count >= 8 && $0.word(UInt32.self, at: 4) == interface }
     }
 
     /// Routes over an interface that somebody set: struct rtmsg with its attributes. The kernel's own come with the addresses.
@@ -16,7 +16,7 @@ public enum RouteNetlink {
             guard message.count >= 12, message[5] != 2 /* RTPROT_KERNEL */, message[4] != 255 /* RT_TABLE_LOCAL */ else { return false }
             var goesOver = false
             _ = SocketDiag.attributes(message, from: 12) { type, value in
-                if type == 4 /* RTA_OIF */, value.count >= 4, word(message, value.lowerBound) == interface { goesOver = true }
+                if type == 4 /* RTA_OIF */, value.count >= 4, message.word(UInt32.self, at: value.lowerBound) == interface { goesOver = true }
             }
             return goesOver
         }
@@ -25,11 +25,11 @@ public enum RouteNetlink {
     /// Owner and group of a tun interface, of those that are set (IFLA_TUN_OWNER, IFLA_TUN_GROUP, include/uapi/linux/if_link.h).
     public static func tunOwner(of interface: UInt32) throws(SyscallError) -> (uid: UInt32?, gid: UInt32?) {
         var owner: (uid: UInt32?, gid: UInt32?) = (nil, nil)
-        for message in try list(getLink, size: 16) where message.count >= 16 && word(message, 4) == interface {  // struct ifinfomsg: family, type, index, flags, changes
+        for message in try list(getLink, size: 16) where message.count >= 16 && message.word(UInt32.self, at: 4) == interface {  // struct ifinfomsg: family, type, index, flags, changes
             within(message, 16..<message.count, 18) { info in  // IFLA_LINKINFO
                 within(message, info, 2) { data in  // IFLA_INFO_DATA
-                    within(message, data, 1) { if $0.count >= 4 { owner.uid = word(message, $0.lowerBound) } }
-                    within(message, data, 2) { if $0.count >= 4 { owner.gid = word(message, $0.lowerBound) } }
+                    within(message, data, 1) { if $0.count >= 4 { owner.uid = message.word(UInt32.self, at: $0.lowerBound) } }
+                    within(message, data, 2) { if $0.count >= 4 { owner.gid = message.word(UInt32.self, at: $0.lowerBound) } }
                 }
             }
         }
@@ -68,7 +68,6 @@ public enum RouteNetlink {
 
     /// struct nlmsghdr: length, type and flags, sequence number, port id.
     private static func header(_ type: UInt16, flags: UInt16, length: Int) -> [UInt8] {
-        SocketDiag.little(UInt32(16 + length)) + SocketDiag.little(UInt32(type) | UInt32(flags) << 16) + SocketDiag.little(1) + SocketDiag.little(0)
+        little32(UInt32(16 + length)) + little32(UInt32(type) | UInt32(flags) << 16) + little32(1) + little32(0)
     }
-    private static func word(_ bytes: [UInt8], _ at: Int) -> UInt32 { SocketDiag.word(bytes, at) }
 }

@@ -19,7 +19,7 @@ extension SocketDiag {
     public static func netlinkSockets(in namespace: FileDescriptor? = nil) throws(SyscallError) -> [NetlinkSocketInfo] {
         // struct netlink_diag_req: family AF_NETLINK, protocol NDIAG_PROTO_ALL, padding, inode, what to show, cookie.
         // NDIAG_SHOW_GROUPS 2, NDIAG_SHOW_FLAGS 8.
-        let request: [UInt8] = [16, 255, 0, 0] + little(0) + little(2 | 8) + little(0) + little(0)
+        let request: [UInt8] = [16, 255, 0, 0] + little32(0) + little32(2 | 8) + little32(0) + little32(0)
         var found = [NetlinkSocketInfo]()
         try dump(request, in: namespace) { if let one = parseNetlink($0) { found.append(one) } }
         return found
@@ -30,12 +30,12 @@ extension SocketDiag {
         let bytes = Array(message)
         guard bytes.count >= 28, bytes[0] == 16 else { return nil }
         var info = NetlinkSocketInfo()
-        (info.protocol, info.state, info.port) = (bytes[2], bytes[3], word(bytes, 4))
-        (info.peerPort, info.peerGroup, info.inode) = (word(bytes, 8), word(bytes, 12), word(bytes, 16))
+        (info.protocol, info.state, info.port) = (bytes[2], bytes[3], bytes.word(UInt32.self, at: 4))
+        (info.peerPort, info.peerGroup, info.inode) = (bytes.word(UInt32.self, at: 8), bytes.word(UInt32.self, at: 12), bytes.word(UInt32.self, at: 16))
         let whole = attributes(bytes, from: 28) { type, value in
             switch type {  // enum in include/uapi/linux/netlink_diag.h
-            case 1: info.groups = stride(from: value.lowerBound, to: value.upperBound - 3, by: 4).map { word(bytes, $0) }
-            case 4 where value.count >= 4: info.answering = word(bytes, value.lowerBound) & 1 != 0
+            case 1: info.groups = stride(from: value.lowerBound, to: value.upperBound - 3, by: 4).map { bytes.word(UInt32.self, at: $0) }
+            case 4 where value.count >= 4: info.answering = bytes.word(UInt32.self, at: value.lowerBound) & 1 != 0
             default: break
             }
         }

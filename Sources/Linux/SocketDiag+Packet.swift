@@ -27,7 +27,7 @@ extension SocketDiag {
     public static func packetSockets(in namespace: FileDescriptor? = nil) throws(SyscallError) -> [PacketSocketInfo] {
         // struct packet_diag_req: family AF_PACKET, protocol 0, padding, inode, what to show, cookie.
         // PACKET_SHOW_INFO 1, MCLIST 2, RING_CFG 4, FANOUT 8.
-        let request: [UInt8] = [17, 0, 0, 0] + little(0) + little(1 | 2 | 4 | 8) + little(0) + little(0)
+        let request: [UInt8] = [17, 0, 0, 0] + little32(0) + little32(1 | 2 | 4 | 8) + little32(0) + little32(0)
         var found = [PacketSocketInfo]()
         try dump(request, in: namespace) { if let one = parsePacket($0) { found.append(one) } }
         return found
@@ -38,9 +38,9 @@ extension SocketDiag {
         let bytes = Array(message)
         guard bytes.count >= 16, bytes[0] == 17 else { return nil }
         var info = PacketSocketInfo()
-        (info.protocol, info.inode) = (UInt16(truncatingIfNeeded: word(bytes, 0) >> 16), word(bytes, 4))
+        (info.protocol, info.inode) = (UInt16(truncatingIfNeeded: bytes.word(UInt32.self, at: 0) >> 16), bytes.word(UInt32.self, at: 4))
         func words(_ value: Range<Int>, _ count: Int) -> [UInt32]? {
-            value.count < count * 4 ? nil : (0..<count).map { word(bytes, value.lowerBound + $0 * 4) }
+            value.count < count * 4 ? nil : (0..<count).map { bytes.word(UInt32.self, at: value.lowerBound + $0 * 4) }
         }
         func ring(_ value: Range<Int>) -> PacketSocketInfo.Ring? {
             words(value, 7).map {
@@ -55,10 +55,10 @@ extension SocketDiag {
                 (info.copyThreshold, info.timestamp, info.flags) = (all[3], all[4], all[5])
             case 1:  // struct packet_diag_mclist: index, count, u16 type, u16 length, 32 bytes of address
                 info.memberships = stride(from: value.lowerBound, through: value.upperBound - 44, by: 44).map { at in
-                    let type = word(bytes, at + 8), length = min(Int(type >> 16), 32)
+                    let type = bytes.word(UInt32.self, at: at + 8), length = min(Int(type >> 16), 32)
                     return .init(
-                        interface: word(bytes, at), type: UInt16(truncatingIfNeeded: type), address: Array(bytes[(at + 12)..<(at + 12 + length)]),
-                        count: word(bytes, at + 4))
+                        interface: bytes.word(UInt32.self, at: at), type: UInt16(truncatingIfNeeded: type), address: Array(bytes[(at + 12)..<(at + 12 + length)]),
+                        count: bytes.word(UInt32.self, at: at + 4))
                 }
             case 2: info.receiveRing = ring(value)
             case 3: info.transmitRing = ring(value)

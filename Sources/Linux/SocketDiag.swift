@@ -40,7 +40,7 @@ public enum SocketDiag {
         // UDIAG_SHOW_NAME 1, VFS 2, PEER 4, ICONS 8, RQLEN 16, MEMINFO 32, UID 64.
         var request = [UInt8]()
         request += [1, 0, 0, 0]
-        request += little(UInt32.max) + little(0) + little(0x7f) + little(UInt32.max) + little(UInt32.max)
+        request += little32(UInt32.max) + little32(0) + little32(0x7f) + little32(UInt32.max) + little32(UInt32.max)
         var found = [UnixSocketInfo]()
         try dump(request, in: namespace) { if let one = parseUnix($0) { found.append(one) } }
         return found
@@ -51,7 +51,7 @@ public enum SocketDiag {
     public static func dump(_ request: [UInt8], in namespace: FileDescriptor?, _ body: (ArraySlice<UInt8>) -> Void) throws(SyscallError) {
         let netlink = try inNetwork(namespace) { () throws(SyscallError) in try FileDescriptor.socket(16 /* AF_NETLINK */, 3 /* SOCK_RAW */, 4) }
         let flags: UInt32 = 20 | (0x301 << 16)  // NLM_F_REQUEST | NLM_F_DUMP
-        try netlink.send(little(UInt32(16 + request.count)) + little(flags) + little(1) + little(0) + request)
+        try netlink.send(little32(UInt32(16 + request.count)) + little32(flags) + little32(1) + little32(0) + request)
         while true {
             // The kernel's answers are at most 32 KiB (netlink_dump); MSG_TRUNC would say otherwise.
             guard let answer = try netlink.receive(room: 1 << 16, flags: 0) else { continue }
@@ -68,16 +68,16 @@ public enum SocketDiag {
     static func parseMessages(_ bytes: [UInt8], _ body: (ArraySlice<UInt8>) -> Void) throws(SyscallError) -> Progress {
         var at = 0
         while at + 16 <= bytes.count {
-            let length = Int(word(bytes, at)), type = UInt16(truncatingIfNeeded: word(bytes, at + 4))
+            let length = Int(bytes.word(UInt32.self, at: at)), type = UInt16(truncatingIfNeeded: bytes.word(UInt32.self, at: at + 4))
             guard length >= 16, length <= bytes.count - at else { throw SyscallError("sock_diag", nil, 71 /* EPROTO */) }
             let payload = bytes[(at + 16)..<(at + length)]
             switch type {
             case 3:  // what the dump ended with: 0 or minus errno
-                let code = payload.count >= 4 ? Int32(bitPattern: word(bytes, at + 16)) : 0
+                let code = payload.count >= 4 ? Int32(bitPattern: bytes.word(UInt32.self, at: at + 16)) : 0
                 if code < 0 && code > -4096 { throw SyscallError("sock_diag", nil, -code) }
                 return .done
             case 2:
-                let code = payload.count >= 4 ? Int32(bitPattern: word(bytes, at + 16)) : -71
+                let code = payload.count >= 4 ? Int32(bitPattern: bytes.word(UInt32.self, at: at + 16)) : -71
                 if code == 0 { return .done }
                 throw SyscallError("sock_diag", nil, code < 0 && code > -4096 ? -code : 71)
             default: body(payload)
@@ -93,7 +93,7 @@ public enum SocketDiag {
         let bytes = Array(message)
         guard bytes.count >= 16, bytes[0] == 1 else { return nil }
         var info = UnixSocketInfo()
-        (info.type, info.state, info.inode) = (bytes[1], bytes[2], word(bytes, 4))
+        (info.type, info.state, info.inode) = (bytes[1], bytes[2], bytes.word(UInt32.self, at: 4))
         var at = 16
         while at + 4 <= bytes.count {
             let length = Int(bytes[at]) | Int(bytes[at + 1]) << 8, type = Int(bytes[at + 2]) | Int(bytes[at + 3] & 0x3f) << 8
@@ -101,12 +101,12 @@ public enum SocketDiag {
             let value = at + 4, count = length - 4
             switch type {  // enum in include/uapi/linux/unix_diag.h
             case 0: info.name = Array(bytes[value..<(value + count)])
-            case 1 where count >= 8: info.file = (word(bytes, value), word(bytes, value + 4))
-            case 2 where count >= 4: info.peer = word(bytes, value)
-            case 3: info.waiting = stride(from: value, to: value + count - 3, by: 4).map { word(bytes, $0) }
-            case 4 where count >= 8: (info.readQueue, info.writeQueue) = (word(bytes, value), word(bytes, value + 4))
+            case 1 where count >= 8: info.file = (bytes.word(UInt32.self, at: value), bytes.word(UInt32.self, at: value + 4))
+            case 2 where count >= 4: info.peer = bytes.word(UInt32.self, at: value)
+            case 3: info.waiting = stride(from: value, to: value + count - 3, by: 4).map { bytes.word(UInt32.self, at: $0) }
+            case 4 where count >= 8: (info.readQueue, info.writeQueue) = (bytes.word(UInt32.self, at: value), bytes.word(UInt32.self, at: value + 4))
             case 6 where count >= 1: info.shutdown = bytes[value]
-            case 7 where count >= 4: info.uid = word(bytes, value)
+            case 7 where count >= 4: info.uid = bytes.word(UInt32.self, at: value)
             default: break
             }
             at += (length + 3) & ~3
@@ -127,6 +127,4 @@ public enum SocketDiag {
         return try body()
     }
 
-    static func little(_ value: UInt32) -> [UInt8] { (0..<4).map { UInt8(truncatingIfNeeded: value >> (8 * $0)) } }
-    static func word(_ bytes: [UInt8], _ at: Int) -> UInt32 { (0..<4).reduce(0) { $0 | UInt32(bytes[at + $1]) << (8 * $1) } }
 }

@@ -62,7 +62,7 @@ import Testing
 
     @Test("a packet socket's answer: options, memberships, rings; cut short anywhere it is never read past its end")
     func packet() throws {
-        func words(_ values: UInt32...) -> [UInt8] { values.flatMap { SocketDiag.little($0) } }
+        func words(_ values: UInt32...) -> [UInt8] { values.flatMap { little32($0) } }
         func attribute(_ type: UInt8, _ value: [UInt8]) -> [UInt8] { [UInt8(4 + value.count), 0, type, 0] + value }
         let head: [UInt8] = [17, 3, 0xb5, 0x88] + words(12345, 0, 0)
         let member = words(2, 3, 1 | 6 << 16) + [1, 2, 3, 4, 5, 6] + [UInt8](repeating: 0, count: 26)

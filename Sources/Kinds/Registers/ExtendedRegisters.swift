@@ -1,5 +1,6 @@
 import CLinux
 package import ImageMessages
+import Linux
 
 /// x87, SSE, AVX, AVX-512, MPX and protection key registers: the XSAVE area in the standard format, as PTRACE_GETREGSET
 /// NT_X86_XSTATE has it ⇄ user_x86_fpregs_entry. (Intel SDM 1, chapter 13; arch/x86/include/asm/fpu/types.h)

@@ -1,6 +1,7 @@
 import CLinux
 import Glibc
 package import Graft
+import Linux
 
 /// A system call that a stop interrupted, and how it can go on (signal(7), "Interruption of system calls and library functions
 /// by signal handlers"; arch/x86/kernel/signal.c, arch_do_signal_or_restart).

@@ -66,7 +66,7 @@ package enum InetSocket: OpenFileKind {
         if local.isLinkLocal || peer.isLinkLocal {
             if let own = InetAddress(try descriptor.localAddress()) { local.scope = own.scope }
             if let other = try? descriptor.peerAddress(), let known = InetAddress(other) { peer.scope = known.scope }
-            if let name = NetworkInterface.name(of: max(local.scope, peer.scope, info?.interface ?? 0)) { socket.ifname = name }
+            if let interface = Interface(index: max(local.scope, peer.scope, info?.interface ?? 0)) { socket.ifname = interface.name }
         }
         socket.state = UInt32(info?.state ?? InetState.closed)
         (socket.srcPort, socket.dstPort) = (UInt32(local.port), UInt32(peer.port))
@@ -234,7 +234,7 @@ extension InetAddress {
 }
 
 extension InetSkEntry {
-    private var scope: UInt32 { hasIfname ? NetworkInterface.index(of: ifname) ?? 0 : 0 }
+    private var scope: UInt32 { hasIfname ? (try? Interface(ifname).index()) ?? 0 : 0 }
     package var local: InetAddress {
         let address = InetAddress(family: family, words: srcAddr, port: srcPort, scope: 0)
         return address.isLinkLocal ? InetAddress(family: family, words: srcAddr, port: srcPort, scope: scope) : address

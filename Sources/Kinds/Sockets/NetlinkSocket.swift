@@ -131,12 +131,10 @@ package enum NetlinkSocket: OpenFileKind {
         init(port: UInt32, groups: UInt32) { (self.port, self.groups) = (port, groups) }
         init(_ address: SocketAddress) {
             guard address.bytes.count >= 12 else { return }
-            func word(_ at: Int) -> UInt32 { (0..<4).reduce(0) { $0 | UInt32(address.bytes[at + $1]) << (8 * $1) } }
-            (port, groups) = (word(4), word(8))
+            (port, groups) = (address.bytes.word(at: 4), address.bytes.word(at: 8))
         }
         var bytes: SocketAddress {
-            func little(_ value: UInt32) -> [UInt8] { (0..<4).map { UInt8(truncatingIfNeeded: value >> (8 * $0)) } }
-            return SocketAddress(bytes: [16, 0, 0, 0] + little(port) + little(groups))
+            SocketAddress(bytes: [16, 0, 0, 0] + little32(port) + little32(groups))
         }
     }
 }

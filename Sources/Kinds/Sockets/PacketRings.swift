@@ -80,7 +80,7 @@ enum PacketRings {
     /// A block that the kernel is filling, as if its time had run out now; nil when it is empty.
     private static func begunBlock(_ layout: Layout, _ ring: MappedFile, _ block: Int) -> [UInt8]? {
         var bytes = ring.read(layout.offset(block)..<(layout.offset(block) + layout.size))
-        func word(_ at: Int) -> Int { at + 4 <= bytes.count ? (0..<4).reduce(0) { $0 | Int(bytes[at + $1]) << (8 * $1) } : 0 }
+        func word(_ at: Int) -> Int { Int(bytes.word(UInt32.self, at: at)) }
         func set(_ at: Int, _ value: UInt32) { for byte in 0..<4 where at + byte < bytes.count { bytes[at + byte] = UInt8(truncatingIfNeeded: value >> (8 * byte)) } }
         let packets = word(12)
         if packets == 0 { return nil }
@@ -114,7 +114,7 @@ enum PacketRings {
     /// sees at the packet that does not fit, which must not go into the next one: that one is shown as taken for as long.
     private static func advance(_ socket: FileDescriptor, _ ring: MappedFile, _ layout: Layout, to next: Int) throws {
         let type = UInt16(0x8f00) | UInt16(truncatingIfNeeded: getpid() & 0xff)
-        let address = SocketAddress(bytes: [17, 0, UInt8(type >> 8), UInt8(type & 0xff)] + little(try Interface("lo").index()) + [UInt8](repeating: 0, count: 12))
+        let address = SocketAddress(bytes: [17, 0, UInt8(type >> 8), UInt8(type & 0xff)] + little32(try Interface("lo").index()) + [UInt8](repeating: 0, count: 12))
         try socket.bind(address)
         let sender = try FileDescriptor.socket(17, 3)  // AF_PACKET, SOCK_RAW
         let length = layout.hasBlocks ? min(30000, max(64, layout.blockSize / 4)) : 64
@@ -129,5 +129,4 @@ enum PacketRings {
             throw CheckpointError("restore", .object("packet socket with a ring"), "the kernel can't be brought to the place in the ring where it stood", remedy: "set the loopback interface up: ip link set lo up")
         }
     }
-    private static func little(_ value: UInt32) -> [UInt8] { (0..<4).map { UInt8(truncatingIfNeeded: value >> (8 * $0)) } }
 }

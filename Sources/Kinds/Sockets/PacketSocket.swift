@@ -123,7 +123,7 @@ package enum PacketSocket: OpenFileKind {
             let address = Array(member.addr)
             guard address.count <= 32 else { throw CheckpointError("restore", subject(entry), "a membership's address has \(address.count) bytes, 32 are the most") }
             // struct packet_mreq: interface, u16 type, u16 length, at least 8 bytes of address
-            let request = little(member.index) + little(member.type & 0xffff | UInt32(address.count) << 16) + address
+            let request = little32(member.index) + little32(member.type & 0xffff | UInt32(address.count) << 16) + address
             try socket.setOption(Option.addMembership, level: level, bytes: request + [UInt8](repeating: 0, count: max(0, 16 - request.count)))
         }
         if entry.hasRxRing { try socket.setOption(Option.receiveRing, level: level, bytes: entry.rxRing.request(version: entry.version)) }
@@ -134,7 +134,7 @@ package enum PacketSocket: OpenFileKind {
             if entry.ifindex != 0 { try socket.bind(SocketAddress(bytes: [17, 0] + (try socket.interfaceName(entry.ifindex, room: 14)))) }
         } else if entry.protocol != 0 || entry.ifindex != 0 {
             // struct sockaddr_ll: u16 family, u16 protocol, interface, and 12 bytes that bind(2) does not look at
-            let address: [UInt8] = [17, 0, UInt8(truncatingIfNeeded: entry.protocol), UInt8(truncatingIfNeeded: entry.protocol >> 8)] + little(entry.ifindex)
+            let address: [UInt8] = [17, 0, UInt8(truncatingIfNeeded: entry.protocol), UInt8(truncatingIfNeeded: entry.protocol >> 8)] + little32(entry.ifindex)
             try CheckpointError.about("restore", subject(entry), remedy: "make the network interface with index \(entry.ifindex) first") {
                 try socket.bind(SocketAddress(bytes: address + [UInt8](repeating: 0, count: 12)))
             }
@@ -166,7 +166,6 @@ package enum PacketSocket: OpenFileKind {
     private static func subject(_ entry: PacketSockEntry) -> CheckpointError.Subject {
         .object("packet socket, file id \(entry.id) (protocol 0x\(String(UInt16(truncatingIfNeeded: entry.protocol).byteSwapped, radix: 16)), interface \(entry.ifindex))")
     }
-    fileprivate static func little(_ value: UInt32) -> [UInt8] { (0..<4).map { UInt8(truncatingIfNeeded: value >> (8 * $0)) } }
 }
 
 extension PacketRing {
@@ -178,6 +177,6 @@ extension PacketRing {
     /// struct tpacket_req, of version 3 (number 2) struct tpacket_req3.
     func request(version: UInt32) -> [UInt8] {
         let words = [blockSize, blockNr, frameSize, frameNr] + (version == 2 ? [retireTmo, sizeofPriv, features] : [])
-        return words.flatMap(PacketSocket.little)
+        return words.flatMap(little32)
     }
 }

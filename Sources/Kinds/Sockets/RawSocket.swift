@@ -23,8 +23,8 @@ package enum RawSocket: InetProtocol {
             if try socket.intOption(Option.noDefragmentation, level: InetOption.ip) != 0 { raw.nodefrag = true }
             if try socket.intOption(Option.checksum, level: InetOption.ip) != 0 { raw.checksum = true }
         }
-        if entry.proto == icmp && v4 { raw.icmpvFilter = words(try socket.option(Option.filter, level: Option.filterLevel, room: 4)) }
-        if entry.proto == icmp6 && !v4 { raw.icmpvFilter = words(try socket.option(Option.filter, level: Option.filter6Level, room: 32)) }
+        if entry.proto == icmp && v4 { raw.icmpvFilter = try socket.option(Option.filter, level: Option.filterLevel, room: 4).words(in: 0..<4) }
+        if entry.proto == icmp6 && !v4 { raw.icmpvFilter = try socket.option(Option.filter, level: Option.filter6Level, room: 32).words(in: 0..<32) }
         if raw != IpOptsRawEntry() { entry.ipOpts.raw = raw }
     }
 
@@ -36,9 +36,7 @@ package enum RawSocket: InetProtocol {
             }
             // The filter first: from the bind on packets come in.
             if !raw.icmpvFilter.isEmpty {
-                try socket.setOption(Option.filter, level: v4 ? Option.filterLevel : Option.filter6Level, bytes: raw.icmpvFilter.flatMap { word in
-                    (0..<4).map { UInt8(truncatingIfNeeded: word >> (8 * $0)) }
-                })
+                try socket.setOption(Option.filter, level: v4 ? Option.filterLevel : Option.filter6Level, bytes: raw.icmpvFilter.flatMap(little32))
             }
             try set(v4 ? Option.headerIncluded : Option.headerIncluded6, raw.hdrincl)
             if v4 {
@@ -48,8 +46,4 @@ package enum RawSocket: InetProtocol {
         }
     }
     package static func finish(_ entries: [InetSkEntry], _ context: RestoreContext) throws { try Connectionless.finish(entries, context) }
-
-    private static func words(_ bytes: [UInt8]) -> [UInt32] {
-        stride(from: 0, to: bytes.count - 3, by: 4).map { at in (0..<4).reduce(0) { $0 | UInt32(bytes[at + $1]) << (8 * $1) } }
-    }
 }

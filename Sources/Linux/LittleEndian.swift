@@ -1,5 +1,5 @@
 /// Structures of the kernel's ABI as bytes: little-endian words at offsets.
-extension Array where Element == UInt8 {
+public extension Array where Element == UInt8 {
     func word<Word: FixedWidthInteger>(_ type: Word.Type = Word.self, at offset: Int) -> Word {
         let size = MemoryLayout<Word>.size
         guard offset >= 0, offset <= count - size else { return 0 }
@@ -19,3 +19,8 @@ extension Array where Element == UInt8 {
         for (index, word) in words.enumerated() { put(word, at: offset + index * MemoryLayout<Word>.size) }
     }
 }
+
+/// The four bytes of a word, least first.
+public func little32(_ value: UInt32) -> [UInt8] { (0..<4).map { UInt8(truncatingIfNeeded: value >> (8 * $0)) } }
+/// The eight bytes of a word, least first.
+public func little64(_ value: UInt64) -> [UInt8] { (0..<8).map { UInt8(truncatingIfNeeded: value >> (8 * $0)) } }
