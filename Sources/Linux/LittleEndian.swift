@@ -1,21 +1,22 @@
-/// Structures of the kernel's ABI as bytes: little-endian words at offsets.
+/// Structures of the kernel's ABI as bytes: little-endian words at offsets. Inlined: register sets and page maps are read through them.
 public extension Array where Element == UInt8 {
-    func word<Word: FixedWidthInteger>(_ type: Word.Type = Word.self, at offset: Int) -> Word {
-        let size = MemoryLayout<Word>.size
-        guard offset >= 0, offset <= count - size else { return 0 }
-        return (0..<size).reduce(0) { $0 | Word(truncatingIfNeeded: self[offset + $1]) << Word(8 * $1) }
+    /// The word at `offset`; 0 where the bytes end before.
+    @inlinable func word<Word: FixedWidthInteger & BitwiseCopyable>(_ type: Word.Type = Word.self, at offset: Int) -> Word {
+        guard offset >= 0, offset <= count - MemoryLayout<Word>.size else { return 0 }
+        return unsafe withUnsafeBytes { unsafe Word(littleEndian: $0.loadUnaligned(fromByteOffset: offset, as: Word.self)) }
     }
-    mutating func put<Word: FixedWidthInteger>(_ word: Word, at offset: Int) {
-        for index in 0..<MemoryLayout<Word>.size { self[offset + index] = UInt8(truncatingIfNeeded: word >> Word(8 * index)) }
+    @inlinable mutating func put<Word: FixedWidthInteger & BitwiseCopyable>(_ word: Word, at offset: Int) {
+        precondition(offset >= 0 && offset <= count - MemoryLayout<Word>.size, "a word past the end")
+        unsafe withUnsafeMutableBytes { unsafe $0.storeBytes(of: word.littleEndian, toByteOffset: offset, as: Word.self) }
     }
-    mutating func append<Word: FixedWidthInteger>(word: Word) {
+    @inlinable mutating func append<Word: FixedWidthInteger & BitwiseCopyable>(word: Word) {
         for index in 0..<MemoryLayout<Word>.size { append(UInt8(truncatingIfNeeded: word >> Word(8 * index))) }
     }
     /// The whole as words, for arrays of an image.
-    func words<Word: FixedWidthInteger>(_ type: Word.Type = Word.self, in range: Range<Int>) -> [Word] {
+    @inlinable func words<Word: FixedWidthInteger & BitwiseCopyable>(_ type: Word.Type = Word.self, in range: Range<Int>) -> [Word] {
         stride(from: range.lowerBound, to: range.upperBound, by: MemoryLayout<Word>.size).map { word(Word.self, at: $0) }
     }
-    mutating func put<Word: FixedWidthInteger>(_ words: [Word], at offset: Int) {
+    @inlinable mutating func put<Word: FixedWidthInteger & BitwiseCopyable>(_ words: [Word], at offset: Int) {
         for (index, word) in words.enumerated() { put(word, at: offset + index * MemoryLayout<Word>.size) }
     }
 }

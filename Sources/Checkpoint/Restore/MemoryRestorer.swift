@@ -353,6 +353,7 @@ struct PageReader {
         let bytes = runs.reduce(0) { $0 + UInt64($1.range.count) }
         // Where no thread can be made any more (pids.max), one reads alone.
         let helper = bytes >= Self.worthHelp ? try? Workspace.makeHelper(of: process) : nil
+        if let helper { try? Affinity.set(Affinity.unrestricted, of: helper.task.id) }
         try transfer.run("preadv", SYS_preadv, on: number, in: [process] + (helper.map { [$0] } ?? []), report: report) { call, result in
             if result == Int(call.bytes) { return }
             if result < 0 { throw CheckpointError("restore", .image(name), "its pages can't be read into place: \(Errno(Int32(-result)))", errno: Errno(Int32(-result))) }

@@ -40,6 +40,7 @@ package final class Restore {
     private let cgroups: CgroupRestore
     private let places: MemoryRestorer.Places
     private var processes: [Int32: RestoringProcess] = [:]
+    private var cpu: SharedCPU?
     private var statistics = RestoreStatsEntry()
     private var rootPid: Int32 { plan.members[0].pid }
 
@@ -57,10 +58,7 @@ package final class Restore {
         try request.hook("pre-restore", nil)
         let restore = try Restore(request)
         do {
-            try restore.makeProcesses(began)
-            try restore.makeFiles()
-            let lazy = try restore.handOverLazyMemory()
-            try restore.setState()
+            let lazy = try restore.make(began)
             let root = ThreadID(restore.rootPid)
             try request.hook("post-restore", root)
             try request.hook("pre-resume", root)
@@ -80,6 +78,17 @@ package final class Restore {
         try restore.writeStatistics()
         return Result(root: ThreadID(restore.rootPid), statistics: restore.statistics, processes: restore.plan.members.count,
                       threads: restore.input.processes.values.reduce(0) { $0 + 1 + $1.threads.count }, totalMicroseconds: total)
+    }
+
+    /// Everything but letting it run.
+    private func make(_ began: UInt64) throws -> LazyRestore? {
+        cpu = SharedCPU()
+        defer { cpu?.leave() }
+        try makeProcesses(began)
+        try makeFiles()
+        let lazy = try handOverLazyMemory()
+        try setState()
+        return lazy
     }
 
     private init(_ request: Request) throws {
@@ -356,6 +365,10 @@ package final class Restore {
         for step in context.beforeRun { step() }
         if request.settings.leaveStopped { for process in all { _ = kill(process.pid.rawValue, SIGSTOP) } }
         for process in all {
+            if let cpu, let images = process.images {
+                cpu.give(process.pid, images.core)
+                for (thread, image) in zip(process.threads, images.threads) { cpu.give(thread.id, image.core) }
+            }
             for (_, task) in process.threads { task.detach() }
             process.grafted.task.detach()
         }

@@ -116,7 +116,7 @@ package struct ExtendedRegisters: Equatable, Sendable {
         if entry.cwd != 0x37f || entry.swd != 0 || entry.twd != 0 || entry.stSpace.contains(where: { $0 != 0 }) { used |= 1 }
         if entry.mxcsr != 0x1f80 || entry.xmmSpace.contains(where: { $0 != 0 }) { used |= 2 }
         let xsave = entry.xsave
-        func put<Word: FixedWidthInteger>(_ component: Component, _ words: [Word]) throws {
+        func put<Word: FixedWidthInteger & BitwiseCopyable>(_ component: Component, _ words: [Word]) throws {
             let bit = UInt64(1) << UInt64(component.rawValue)
             let place = layout.places[component.rawValue]
             let fits = place.map { $0.size >= component.bytes && $0.offset >= 576 && $0.offset + component.bytes <= area.count } ?? false

@@ -44,7 +44,7 @@ package struct SleepProbe: Sendable {
     /// The scheduler's clock of a CPU, ns. Each CPU has its own, which stands still while the CPU serves interrupts or other guests: they may
     /// be seconds apart (kernel/sched/core.c, update_rq_clock_task). So we go there and look at our own time. nil where we may not run.
     private static func clock(ofCPU cpu: Int32) -> UInt64? {
-        guard let usual = try? Affinity.own(), (try? Affinity.set([UInt64](repeating: 0, count: Int(cpu) / 64) + [1 << UInt64(cpu % 64)])) != nil else { return nil }
+        guard let usual = try? Affinity.own(), (try? Affinity.set(Affinity.only(Int(cpu)))) != nil else { return nil }
         defer { try? Affinity.set(usual) }
         // Asking for our CPU time brings the value up to date (kernel/sched/core.c, task_sched_runtime).
         var used = timespec()

@@ -79,6 +79,9 @@ package struct Scheduling {
         attributes.put(core.schedNice, at: 16)
         if policy == fifo || policy == roundRobin { attributes.put(core.schedPrio, at: 20) }
         if policy == deadline {
+            // It may run on every CPU or not at all (sched_setattr(2), EPERM); a restore has held it on one.
+            let everywhere = batch.words(Affinity.unrestricted)
+            batch.call("sched_setaffinity", SYS_sched_setaffinity, 0, .init(everywhere.count), everywhere.argument, mayFail: true)
             attributes.put([core.stasis.schedRuntime, core.stasis.schedDeadline, core.stasis.schedPeriod], at: 24)
         }
         batch.call("sched_setattr", SYS_sched_setattr, 0, batch.bytes(attributes).argument, 0)
