@@ -46,6 +46,6 @@ let package = Package(
         .testTarget(name: "PagesTests", dependencies: ["Pages", "Kinds", "Images", "ImageMessages", "Linux"], swiftSettings: strict),
         .testTarget(name: "CheckpointTests", dependencies: ["Checkpoint", "Images", "ImageMessages", "Linux"], swiftSettings: strict),
         .testTarget(name: "OptionsTests", dependencies: ["Options"], exclude: ["options-of-criu.txt"], swiftSettings: strict),
-        .testTarget(name: "EndToEndTests", dependencies: ["stasis", "workload", "Linux", "Images", "ImageMessages"], swiftSettings: strict),
+        .testTarget(name: "EndToEndTests", dependencies: ["stasis", "workload", "Linux", "Images", "ImageMessages", "Kinds"], swiftSettings: strict),
     ]
 )

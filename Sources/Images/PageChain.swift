@@ -144,6 +144,16 @@ public struct PageImage: Sendable {
     /// How much memory they fill.
     public var bytes: UInt64 { runs.reduce(0) { $0 + UInt64($1.range.count) } }
 
+    /// The bytes of a small range; nil where a page of it is in no file.
+    public func content(of range: Range<UInt64>) throws(SyscallError) -> [UInt8]? {
+        var content = [UInt8]()
+        for run in runs(within: [range]) {
+            guard run.range.lowerBound == range.lowerBound + UInt64(content.count) else { return nil }
+            content += try files[run.file].descriptor.read(run.range.count, at: Int(run.offset))
+        }
+        return content.count == range.count ? content : nil
+    }
+
     /// The runs within `ranges` (ascending), cut to them.
     public func runs(within ranges: [Range<UInt64>]) -> [Run] {
         var found = [Run]()

@@ -84,13 +84,12 @@ package struct RestoreCheck {
             _ = try MemoryPlan.commonHole(input.processes.values.map(\.mm), size: MemoryRestorer.Places.size)
         }
         let own = (try? Mapping.all(of: .current, withFlags: false)) ?? []
-        let vvar = own.filter { $0.name.hasPrefix("[vvar") }.reduce(0) { $0 + $1.length }, code = own.filter { $0.name == "[vdso]" }.reduce(0) { $0 + $1.length }
+        let special = own.filter { $0.name.hasPrefix("[vvar") || $0.name == "[vdso]" }.map { (length: $0.length, isCode: $0.name == "[vdso]") }
         for (pid, process) in input.processes.sorted(by: { $0.key < $1.key }) {
-            for entry in process.mm.vmas {
-                let bits = entry.statusBits
-                if bits.contains(.vvar), let misfit = MemoryRestorer.misfit(of: entry, "vvar", vvar, ThreadID(pid)) { refused(misfit) }
-                if bits.contains(.vdso), let misfit = MemoryRestorer.misfit(of: entry, "vDSO", code, ThreadID(pid)) { refused(misfit) }
-            }
+            do {
+                let plan = MemoryPlan(process.mm, parent: nil, reserved: 0..<0)
+                if try ForeignVDSO(plan, process, special: special, reserved: 0..<0) != nil { fine("the vDSO of task \(pid)", "it is another kernel's, and leads on to this one's") }
+            } catch { refused(error) }
         }
     }
 

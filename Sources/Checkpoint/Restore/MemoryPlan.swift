@@ -38,6 +38,24 @@ struct MemoryPlan: Equatable {
         if at < AddressSpace.end { unmap.append(at..<AddressSpace.end) }
     }
 
+    /// A hole of `size` bytes among what will be there, the nearest to `address`: within reach of a short jump where there is one.
+    func hole(of size: UInt64, near address: UInt64, _ mm: MmEntry, reserved: Range<UInt64>) -> UInt64? {
+        let used = (mm.vmas.filter { $0.statusBits != .guardRange && !$0.statusBits.contains(.vvar) }.map { entry in
+            // A stack grows down to where its limit lets it.
+            (entry.flags & 0x100 != 0 ? entry.start - min(entry.start, 1 << 30) : entry.start)..<entry.end
+        } + [reserved]).sorted { $0.lowerBound < $1.lowerBound }
+        var best: UInt64?, at: UInt64 = 0x10000
+        func distance(_ place: UInt64) -> UInt64 { place > address ? place - address : address - place }
+        for range in used + [AddressSpace.end..<AddressSpace.end] where range.upperBound <= AddressSpace.end {
+            if range.lowerBound > at, range.lowerBound - at >= size {
+                let place = min(max(address, at), range.lowerBound - size)
+                if best.map({ distance(place) < distance($0) }) ?? true { best = place }
+            }
+            at = max(at, range.upperBound)
+        }
+        return best
+    }
+
     /// A hole of `size` bytes that no process of the tree uses, page aligned, away from where the kernel puts things.
     static func commonHole(_ images: [MmEntry], size: UInt64) throws -> UInt64 {
         let used = images.flatMap(\.vmas).filter { $0.end <= AddressSpace.end && $0.statusBits != .guardRange }

@@ -106,31 +106,35 @@ struct MemoryRestorer {
         }
     }
 
-    /// What another kernel's vvar or vDSO is refused for.
-    static func misfit(of entry: VmaEntry, _ what: String, _ length: UInt64, _ process: ThreadID) -> CheckpointError? {
-        if entry.length == length { return nil }
-        return CheckpointError(
-            "restore", .mapping(entry.start..<entry.end, name: what, of: process), "this kernel's \(what) has \(length) bytes, the image's \(entry.length)",
-            remedy: "restore under the kernel of the dump")
+    private func placeVDSO(_ plan: MemoryPlan, _ calls: CallStream) throws {
+        let code = process.special.filter(\.isCode), vvar = process.special.filter { !$0.isCode }
+        guard let entry = plan.vdso, let foreign = try ForeignVDSO(plan, process.images!, special: process.special.map { ($0.length, $0.isCode) }, reserved: places.reserved) else {
+            try move(vvar, to: plan.vvar?.start, calls)
+            try move(code, to: plan.vdso?.start, calls)
+            return
+        }
+        context.log.info("task \(process.pid): its vDSO is another kernel's; it leads on to ours at 0x\(String(foreign.place, radix: 16))")
+        try move(vvar + code, to: foreign.place, calls)
+        try calls.call("mmap", SYS_mmap, entry.start, entry.length, 3, 0x100022, UInt64.max, 0)
+        try calls.flush()
+        try process.grafted.memory.write(foreign.content, at: entry.start)
+        try calls.call("mprotect", SYS_mprotect, entry.start, entry.length, 5)
     }
 
-    private func placeVDSO(_ plan: MemoryPlan, _ calls: CallStream) throws {
-        let vvar = process.special.filter { !$0.isCode }, code = process.special.filter(\.isCode)
-        func place(_ parts: [RestoringProcess.Special], at entry: VmaEntry?, _ what: String) throws {
-            var at = entry?.start ?? 0
-            let length = parts.reduce(0) { $0 + $1.length }
-            if let entry, let misfit = Self.misfit(of: entry, what, length, process.pid) { throw misfit }
-            for part in parts {
-                if entry == nil { try calls.call("munmap", SYS_munmap, part.address, part.length) } else {
-                    try calls.call("mremap", SYS_mremap, part.address, part.length, part.length, 3, at)
-                    if let index = process.special.firstIndex(where: { $0.address == part.address }) { process.special[index].address = at }
-                    at += part.length
-                }
+    /// One behind the other, in the order in which the kernel has them; nil: away.
+    private func move(_ parts: [RestoringProcess.Special], to place: UInt64?, _ calls: CallStream) throws {
+        var at = place ?? 0
+        for part in parts {
+            let index = process.special.firstIndex { $0.address == part.address }!
+            if place == nil {
+                try calls.call("munmap", SYS_munmap, part.address, part.length)
+                process.special.remove(at: index)
+            } else {
+                try calls.call("mremap", SYS_mremap, part.address, part.length, part.length, 3, at)
+                process.special[index].address = at
+                at += part.length
             }
-            if entry == nil { process.special.removeAll { special in parts.contains { $0.address == special.address } } }
         }
-        try place(vvar, at: plan.vvar, "vvar")
-        try place(code, at: plan.vdso, "vDSO")
     }
 
     // MARK: mappings
