@@ -34,7 +34,7 @@ let package = Package(
         .executableTarget(
             name: "stasis", dependencies: ["CLinux", "Linux", "ImageMessages", "Images", "TCPRepair", "Kinds", "Options", "Pages", "Checkpoint"], path: "Sources/stasis-cli", swiftSettings: strict,
             // It starts in half the time without 54,000 relocations, and runs where no Swift is installed.
-            linkerSettings: [.unsafeFlags(["-static-stdlib", "-Xclang-linker", "-no-pie"], .when(configuration: .release))]),
+            linkerSettings: [.unsafeFlags(["-static-stdlib", "-l_FoundationCShims", "-l_FoundationCollections", "-Xclang-linker", "-no-pie"], .when(configuration: .release))]),
         .executableTarget(name: "workload", path: "Tests/Workloads", cSettings: [.unsafeFlags(["-Wall", "-O1"])]),
         .testTarget(name: "LinuxTests", dependencies: ["Linux"], swiftSettings: strict),
         .testTarget(
