@@ -39,6 +39,7 @@ EXTENSION_MESSAGES = {
             ("optional", "int64", "autogroup", 4, "nice value of the autogroup (sched(7))"),
             ("optional", "uint32", "coredump_filter", 5, "/proc/pid/coredump_filter (core(5))"),
             ("optional", "uint32", "session_leader_gone", 6, "1: the leader of its session has exited"),
+            ("optional", "uint32", "leader_status", 7, "wait status of the first thread, which has ended while others live on"),
         ]),
     ],
     "mm.proto": [

@@ -892,6 +892,16 @@ public nonisolated struct stasis_task_ext: Sendable {
   /// Clears the value of `sessionLeaderGone`. Subsequent reads from it will return its default value.
   public mutating func clearSessionLeaderGone() {self._sessionLeaderGone = nil}
 
+  /// wait status of the first thread, which has ended while others live on
+  public var leaderStatus: UInt32 {
+    get {_leaderStatus ?? 0}
+    set {_leaderStatus = newValue}
+  }
+  /// Returns true if `leaderStatus` has been explicitly set.
+  public var hasLeaderStatus: Bool {self._leaderStatus != nil}
+  /// Clears the value of `leaderStatus`. Subsequent reads from it will return its default value.
+  public mutating func clearLeaderStatus() {self._leaderStatus = nil}
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -902,6 +912,7 @@ public nonisolated struct stasis_task_ext: Sendable {
   fileprivate var _autogroup: Int64? = nil
   fileprivate var _coredumpFilter: UInt32? = nil
   fileprivate var _sessionLeaderGone: UInt32? = nil
+  fileprivate var _leaderStatus: UInt32? = nil
 }
 
 // MARK: - Code below here is support for the SwiftProtobuf runtime.
@@ -1761,7 +1772,7 @@ nonisolated extension stasis_thread_ext: SwiftProtobuf.Message, SwiftProtobuf._M
 
 nonisolated extension stasis_task_ext: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = "stasis_task_ext"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}mdwe\0\u{3}thp_disable_flags\0\u{1}personality\0\u{1}autogroup\0\u{3}coredump_filter\0\u{3}session_leader_gone\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}mdwe\0\u{3}thp_disable_flags\0\u{1}personality\0\u{1}autogroup\0\u{3}coredump_filter\0\u{3}session_leader_gone\0\u{3}leader_status\0")
 
   public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
     while let fieldNumber = try decoder.nextFieldNumber() {
@@ -1775,6 +1786,7 @@ nonisolated extension stasis_task_ext: SwiftProtobuf.Message, SwiftProtobuf._Mes
       case 4: try { try decoder.decodeSingularInt64Field(value: &self._autogroup) }()
       case 5: try { try decoder.decodeSingularUInt32Field(value: &self._coredumpFilter) }()
       case 6: try { try decoder.decodeSingularUInt32Field(value: &self._sessionLeaderGone) }()
+      case 7: try { try decoder.decodeSingularUInt32Field(value: &self._leaderStatus) }()
       default: break
       }
     }
@@ -1803,6 +1815,9 @@ nonisolated extension stasis_task_ext: SwiftProtobuf.Message, SwiftProtobuf._Mes
     try { if let v = self._sessionLeaderGone {
       try visitor.visitSingularUInt32Field(value: v, fieldNumber: 6)
     } }()
+    try { if let v = self._leaderStatus {
+      try visitor.visitSingularUInt32Field(value: v, fieldNumber: 7)
+    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -1813,6 +1828,7 @@ nonisolated extension stasis_task_ext: SwiftProtobuf.Message, SwiftProtobuf._Mes
     if lhs._autogroup != rhs._autogroup {return false}
     if lhs._coredumpFilter != rhs._coredumpFilter {return false}
     if lhs._sessionLeaderGone != rhs._sessionLeaderGone {return false}
+    if lhs._leaderStatus != rhs._leaderStatus {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

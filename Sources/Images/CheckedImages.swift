@@ -37,7 +37,7 @@ extension ImageDirectory {
     private func checked(_ core: CoreEntry, _ id: UInt32) throws(ImageError) -> CoreEntry {
         func bad(_ field: String, _ cause: String) -> ImageError { ImageError("core-\(id).img", entry: 0, field: field, cause) }
         if core.tc.taskState == 2 { return core }
-        guard core.hasThreadInfo || core.mtype != .x8664 else { throw bad("thread_info", "it is missing") }
+        guard core.hasThreadInfo || core.mtype != .x8664 || core.tc.stasis.hasLeaderStatus else { throw bad("thread_info", "it is missing") }
         guard core.hasThreadCore else { throw bad("thread_core", "it is missing") }
         guard core.threadCore.hasCreds else { throw bad("thread_core.creds", "it is missing") }
         if core.hasTc {

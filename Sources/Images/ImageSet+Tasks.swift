@@ -100,7 +100,7 @@ extension ImageSet {
         guard core.mtype == target.architecture else {
             return place.expect(false, "mtype", "the images are from another architecture (\(core.mtype))", &findings)
         }
-        if core.mtype == .x8664 {
+        if core.mtype == .x8664, !core.tc.stasis.hasLeaderStatus {
             place.expect(core.hasThreadInfo, "thread_info", "it is missing", &findings)
             checkRegisters(core.threadInfo, place.inside("thread_info"), &findings)
         }

@@ -26,9 +26,13 @@ public final class FileDescriptor: Sendable {
             "pidfd_getfd", SYS_pidfd_getfd, Int(pidfd.number), Int(number), on: .fd(number))))
     }
 
-    /// pidfd_open(2) on a thread group leader.
+    /// pidfd_open(2) on a process, or on another of its threads (Linux 6.9 or later).
     public static func process(_ id: ThreadID) throws(SyscallError) -> FileDescriptor {
-        FileDescriptor(owning: Int32(try Syscall.call("pidfd_open", SYS_pidfd_open, Int(id.rawValue), on: .task(id))))
+        do throws(SyscallError) { return FileDescriptor(owning: Int32(try Syscall.call("pidfd_open", SYS_pidfd_open, Int(id.rawValue), on: .task(id)))) } catch {
+            // EINVAL, since 6.9 ENOENT: it leads no thread group.
+            guard error.errno == Errno(EINVAL) || error.errno == Errno(ENOENT) else { throw error }
+            return FileDescriptor(owning: Int32(try Syscall.call("pidfd_open(PIDFD_THREAD)", SYS_pidfd_open, Int(id.rawValue), Int(O_EXCL), on: .task(id))))
+        }
     }
 
     /// pipe2(2); `flags` as there, O_CLOEXEC is added.

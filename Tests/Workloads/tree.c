@@ -184,27 +184,55 @@ WORKLOAD(stopped, "a child stopped by SIGSTOP, reported to its parent and not; i
     reap(unseen);
 }
 
-static void *sleeping_thread(void *unused __attribute__((unused))) {
+enum { leader_status = 7, last_status = 3, left_behind = 2 };
+static int left_file;
+static char *left_memory;
+
+// Nothing of what they have is the leader's to show any more: it is dead.
+static void *thread_left_behind(void *argument) {
+    pid_t process = getpid();
     settle();
     await_go();
-    pause_ms(50);
-    _exit(0);
+    char *state = status_field(process, "State"), name[16] = {0};
+    int comm = must(open("/proc/self/comm", O_RDONLY | O_CLOEXEC));
+    must(read(comm, name, sizeof name - 1));
+    must(close(comm));
+    check(*state == 'Z', "the first thread is in state %s", state);
+    check(strcmp(name, "gone leader\n") == 0, "the first thread is called %s", name);
+    free(state);
+    check_equal(getpid(), process, "process id");
+    check_filled(left_memory, 1 << 16, 5, "memory");
+    char text[5] = {0};
+    must(pread(left_file, text, 4, 0));
+    check(strcmp(text, "file") == 0, "the file has '%s'", text);
+    check_equal((long)must(lseek(left_file, 0, SEEK_CUR)), 4, "file position");
+    pause_ms((intptr_t)argument * 20);
+    syscall(SYS_exit, last_status);  // the thread alone: the last one gives the process its status (kernel/exit.c, do_exit)
     return NULL;
 }
 
 static void leader_that_ends(void *unused __attribute__((unused))) {
-    pthread_t thread;
-    must0(pthread_create(&thread, NULL, sleeping_thread, NULL));
-    syscall(SYS_exit, 0);
+    left_memory = must((char *)mmap(NULL, 1 << 16, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    fill(left_memory, 1 << 16, 5);
+    left_file = must(open("left", O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
+    must(write(left_file, "file", 4));
+    must(prctl(PR_SET_NAME, "gone leader"));
+    pthread_t threads[left_behind];
+    for (intptr_t i = 0; i < left_behind; i++) must0(pthread_create(&threads[i], NULL, thread_left_behind, (void *)i));
+    syscall(SYS_exit, leader_status);
 }
 
-WORKLOAD(zombie_leader, "a process whose leading thread has ended while another lives", .untreated = true) {
+WORKLOAD(zombie_leader, "a process whose first thread has ended while others live") {
     pid_t child = fork_child(leader_that_ends, NULL);
-    await_settled(1);
-    char *state;
-    while (*(state = status_field(child, "State")) != 'Z') pause_ms(1);
+    await_settled(left_behind);
+    for (char *state;; free(state)) {
+        if (*(state = status_field(child, "State")) == 'Z') break;
+        pause_ms(1);
+    }
     ready();
-    reap(child);
+    int status = 0;
+    check_equal(must(waitpid(child, &status, 0)), child, "the child");
+    check_equal(status, last_status << 8, "status of the last thread");
 }
 
 struct thread {

@@ -95,7 +95,7 @@ package struct RestoreCheck {
 
     private mutating func lookAtState(of pid: ThreadID, _ process: ProcessImages) {
         look("registers of task \(pid)", "this CPU has them") {
-            for (thread, core) in [(pid.rawValue, process.core)] + process.threads {
+            for (thread, core) in (process.endedLeader == nil ? [(pid.rawValue, process.core)] : []) + process.threads {
                 try CheckpointError.about("restore", .task(pid)) { try RestoredRegisters.check(core.threadInfo, of: ThreadID(thread)) }
             }
         }

@@ -121,7 +121,7 @@ package enum Dump {
         _ postponed: inout [UInt32: [Range<UInt64>]]
     ) throws -> Result {
         let clocks = TimeNamespace.clocks()
-        context.processes = tree.living.map(\.id)
+        context.processes = tree.living.map(\.view)
         context.members = Set(tree.processes.flatMap { [$0.id] + $0.threads.map(\.id) })
         let namespaces = try Namespaces.check(context.processes, context)
         let collector = try FileCollector(context, processes: context.processes)
@@ -174,7 +174,7 @@ package enum Dump {
         entry.ppid = parent(of: process, in: tree).map { UInt32($0.rawValue) } ?? 0
         entry.pgid = UInt32(process.stat.group)
         entry.sid = UInt32(process.stat.session)
-        entry.threads = process.isZombie ? [entry.pid] : process.threads.map { UInt32($0.id.rawValue) }
+        entry.threads = process.isZombie ? [entry.pid] : (process.endedLeader == nil ? [] : [entry.pid]) + process.threads.map { UInt32($0.id.rawValue) }
         return entry
     }
 

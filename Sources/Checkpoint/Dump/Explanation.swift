@@ -20,10 +20,10 @@ package struct Explanation: Sendable {
         for id in tree {
             guard let stat = try? TaskStat.of(id) else { continue }
             let dead = stat.state == "Z", ids = (try? Proc.threads(of: id)) ?? [id]
-            members.append(.init(pid: id.rawValue, parent: stat.parent, group: stat.group, session: stat.session, dead: dead, threads: ids.map(\.rawValue)))
+            members.append(.init(pid: id.rawValue, parent: stat.parent, group: stat.group, session: stat.session, dead: dead && ids.count == 1, threads: ids.map(\.rawValue)))
             context.members.formUnion(ids + [id])
-            if dead, ids.count > 1 { try context.refuse(.leaderEnded(id)) }
-            if !dead { living.append(id) }
+            // What a dead leader had the other threads have (FrozenProcess.view).
+            if !dead { living.append(id) } else if let other = ids.first(where: { $0 != id }) { living.append(other) }
             for thread in ids { if let traced = CheckpointError.traced(thread) { try context.refuse(traced) } }
             (processes, threads) = (processes + 1, threads + ids.count)
         }

@@ -76,8 +76,13 @@ struct Freeze {
         while let before = try? TaskStat.of(id) {
             if before.state == "Z" {
                 let threads = (try? Proc.threads(of: id)) ?? [id]
-                if threads.count > 1 { throw CheckpointError.leaderEnded(id) }
-                return FrozenProcess(id: id, stat: before, state: .zombie(status: before.exitCode))
+                if threads.count == 1 { return FrozenProcess(id: id, stat: before, state: .zombie(status: before.exitCode)) }
+                let process = FrozenProcess(id: id, stat: before, state: .running)
+                process.endedLeader = before
+                try seizeThreads(of: process)
+                guard let first = process.threads.first else { continue }  // they have ended, too: look again
+                process.stat = try TaskStat.of(first.id, in: id)
+                return process
             }
             let process = FrozenProcess(id: id, stat: before, state: .running)
             guard let thread = try seize(id, of: process) else { continue }  // it has just ended: look again
@@ -95,7 +100,7 @@ struct Freeze {
     }
 
     private mutating func seizeNewThreads(of process: FrozenProcess) throws -> Bool {
-        let known = Set(process.threads.map(\.id))
+        let known = Set(process.threads.map(\.id) + (process.endedLeader == nil ? [] : [process.id]))
         let fresh = ((try? Proc.threads(of: process.id)) ?? []).filter { !known.contains($0) }
         if fresh.isEmpty { return false }
         // All are told to stop before the first is waited for.
@@ -170,10 +175,6 @@ struct Freeze {
 
 /// What a freeze says of a task, and `explain` before it.
 extension CheckpointError {
-    static func leaderEnded(_ id: ThreadID) -> CheckpointError {
-        CheckpointError("dump", .task(id), "its first thread has ended while others live on: not supported yet")
-    }
-
     /// nil when nobody traces the task.
     static func traced(_ id: ThreadID) -> CheckpointError? {
         guard let tracer = (try? Proc.status(id))?["TracerPid"], tracer != "0" else { return nil }

@@ -16,10 +16,17 @@ package final class FrozenThread {
 package final class FrozenProcess {
     package enum State: Equatable { case running, stopped(signal: Int32), zombie(status: Int32) }
     package let id: ThreadID
-    package let stat: TaskStat
+    /// Of the leader; where that has ended, of the first living thread, as a dead one has no memory.
+    package internal(set) var stat: TaskStat
     package internal(set) var state: State
-    /// Leader first; empty for a zombie.
+    /// Leader first, if it lives; empty for a zombie.
     package internal(set) var threads: [FrozenThread] = []
+    /// Of a leader that has ended while other threads live on (pthread_exit(3) in main).
+    package internal(set) var endedLeader: TaskStat?
+    /// The thread through which /proc shows memory and descriptors: those of a dead leader are gone.
+    package var view: ThreadID { endedLeader == nil ? id : threads.first?.id ?? id }
+    /// Tells the process from a later one of its id.
+    var startTime: UInt64 { (endedLeader ?? stat).startTime }
     /// Whether every thread stands still.
     var isWhole = false
     package internal(set) var children: [FrozenProcess] = []

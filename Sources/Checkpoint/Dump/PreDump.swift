@@ -55,20 +55,19 @@ package enum PreDump {
         return result
     }
 
-    private struct Found { let process: ThreadID, runs: PageRuns }
+    private struct Found { let process: ThreadID, view: ThreadID, runs: PageRuns }
 
     /// The tree runs on afterwards.
     private static func examine(_ tree: FrozenTree, _ incremental: Incremental, _ server: PageServerClient?, _ statistics: inout DumpStatsEntry) throws -> [Found] {
         var found = [Found]()
         for process in tree.living {
             try CheckpointError.about("pre-dump", .task(process.id)) {
-                let mappings = try Mapping.all(of: process.id, withFlags: true)
+                let mappings = try Mapping.all(of: process.view, withFlags: true)
                 let entries = MemoryMap.trackable(mappings, scratch: nil)
-                let start = process.stat.startTime
-                let scan = try PageScan(of: process.id)
+                let scan = try PageScan(of: process.view)
                 let own = try scan.ownPages(in: 0x1000..<AddressSpace.end)
-                let unchanged = try incremental.unchanged(of: process.id, startTime: start, in: entries, scan, remote: try server?.hasParent(.task(UInt32(process.id.rawValue))))
-                found.append(Found(process: process.id, runs: PageRuns(own: own, in: entries, unchanged: unchanged)))
+                let unchanged = try incremental.unchanged(of: process.id, startTime: process.startTime, in: entries, scan, remote: try server?.hasParent(.task(UInt32(process.id.rawValue))))
+                found.append(Found(process: process.id, view: process.view, runs: PageRuns(own: own, in: entries, unchanged: unchanged)))
                 try follow(process, mappings, entries, scan, incremental)
                 statistics.pagesScanned += entries.reduce(0) { $0 + $1.length / 4096 }
             }
@@ -80,8 +79,8 @@ package enum PreDump {
     /// Only a process that has no tracker yet enters a graft, for two calls.
     private static func follow(_ process: FrozenProcess, _ mappings: [Mapping], _ entries: [VmaEntry], _ scan: PageScan, _ incremental: Incremental) throws {
         var graft: ProcessGraft?
-        try incremental.follow(process.id, startTime: process.stat.startTime, in: entries, scan, used: try Proc.descriptors(of: process.id)) {
-            let made = try ProcessGraft(in: process.id, mappings: mappings)
+        try incremental.follow(process.id, startTime: process.startTime, in: entries, scan, used: try Proc.descriptors(of: process.view)) {
+            let made = try ProcessGraft(in: process.view, mappings: mappings, virtualProcess: process.id.rawValue)
             graft = made
             return try made.enter(process.threads[0].task)
         }
@@ -100,7 +99,7 @@ package enum PreDump {
             let file = try CheckpointError.about("write", .image(name)) {
                 try FileDescriptor.open(name, O_RDWR | O_CREAT | O_TRUNC, mode: 0o644, at: images.directory.number)
             }
-            let copier = PageCopier(of: part.process, buffer)
+            let copier = PageCopier(of: part.view, buffer)
             var entries = PageEntries(), offset: UInt64 = 0
             for run in part.runs.runs {
                 guard run.flags & PageRuns.present != 0 else {
@@ -131,7 +130,7 @@ package enum PreDump {
         var done: UInt64 = 0
         for part in found {
             _ = try server.open(.task(UInt32(part.process.rawValue)))
-            let copier = PageCopier(of: part.process, buffer)
+            let copier = PageCopier(of: part.view, buffer)
             for run in part.runs.runs {
                 guard run.flags & PageRuns.present != 0 else {
                     try server.add(run.range, flags: run.flags)

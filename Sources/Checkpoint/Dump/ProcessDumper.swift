@@ -40,6 +40,7 @@ final class ProcessDumper {
     /// Pages that are in no image, because they can come later.
     private(set) var postponed: [Range<UInt64>] = []
     private var id: ThreadID { process.id }
+    private var view: ThreadID { process.view }
 
     init(_ process: FrozenProcess, _ context: DumpContext, _ collector: FileCollector, namespaces: Namespaces, cgroups: CgroupSets, seccomp: SeccompCollector) {
         (self.process, self.context, self.collector, self.namespaces, self.cgroups, self.seccomp) = (process, context, collector, namespaces, cgroups, seccomp)
@@ -48,30 +49,34 @@ final class ProcessDumper {
     func dump(_ sharing: inout Sharing, parent: ThreadID?) throws {
         let log = context.log.about("task \(id)")
         let ids = try dumpIDs(&sharing, parent: parent)
-        var mappings = try Mapping.all(of: id, withFlags: true)
-        if try letOutOfOldGrafts(mappings) { mappings = try Mapping.all(of: id, withFlags: true) }
+        var mappings = try Mapping.all(of: view, withFlags: true)
+        if try letOutOfOldGrafts(mappings) { mappings = try Mapping.all(of: view, withFlags: true) }
         log.info("\(mappings.count) mappings, \(process.threads.count) threads")
-        let status = try Proc.status(id)
-        let graft = try ProcessGraft(in: id, mappings: mappings, caught: status.hexadecimal("SigCgt") ?? 0)
-        let leader = process.threads[0]
+        let status = try Proc.status(view)
+        let graft = try ProcessGraft(in: view, mappings: mappings, caught: status.hexadecimal("SigCgt") ?? 0, virtualProcess: id.rawValue)
+        let first = process.threads[0]
         // All of them before the memory: a sleeping thread's is put as if it had not been woken.
         let registers = process.threads.map(\.registers)
         let frozen = registers[0]
-        let grafted = try graft.enter(leader.task, standing: (frozen.registers, frozen.signalMask))
+        let grafted = try graft.enter(first.task, standing: (frozen.registers, frozen.signalMask))
 
-        let numbers = try Proc.descriptors(of: id)
+        let numbers = try Proc.descriptors(of: view)
         if sharing.savedTables.insert(ids.filesID).inserted { try dumpDescriptors(numbers, table: ids.filesID, grafted) }
 
         var core = CoreEntry(), mm = MmEntry()
         core.mtype = .x8664
         var batch = grafted.batch()
-        let processQuestions = try ProcessQuestions(&batch, process: id)
-        let threadQuestions = ThreadQuestions(&batch, thread: id, status: status)
+        let processQuestions = try ProcessQuestions(&batch, process: view)
+        let threadQuestions = ThreadQuestions(&batch, thread: first.id, status: status)
         try grafted.run(&batch)
         let answers = batch
         try processQuestions.fill(&core.tc, &mm, answers)
         try fillLeader(&core.tc, frozen)
-        try fill(&core, leader, frozen, threadQuestions, answers)
+        try fill(&core, first, frozen, threadQuestions, answers)
+        if let ended = process.endedLeader {
+            try context.images.write("core-\(first.id).img", [core.of(thread: frozen.signalMask)])
+            core.becomeEndedLeader(ended)
+        }
 
         try dumpMemory(mappings, &mm, grafted, graft, used: numbers, mayWrite: core.tc.rlimits.rlimits[1].cur)
         try context.images.write("core-\(id).img", [core])
@@ -84,13 +89,12 @@ final class ProcessDumper {
                 var core = CoreEntry()
                 core.mtype = .x8664
                 try fill(&core, thread, frozen, questions, batch)
-                core.threadCore.blkSigset = frozen.signalMask
-                try context.images.write("core-\(thread.id).img", [core])
+                try context.images.write("core-\(thread.id).img", [core.of(thread: frozen.signalMask)])
             }
         }
         try graft.remove()
         try context.images.write("mm-\(id).img", [mm])
-        try context.images.write("fs-\(id).img", [try FileSystemContext.dump(of: id, status: status, context)])
+        try context.images.write("fs-\(id).img", [try FileSystemContext.dump(of: view, status: status, context)])
     }
 
     /// A thread that stands in a graft whose conductor was killed in this very moment is let run out of it: a matter of
@@ -126,7 +130,7 @@ final class ProcessDumper {
 
     private func dumpIDs(_ sharing: inout Sharing, parent: ThreadID?) throws -> TaskKobjIdsEntry {
         var ids = namespaces.ids
-        try sharing.fill(&ids, of: id, context)
+        try sharing.fill(&ids, of: view, context)
         try context.images.write("ids-\(id).img", [ids])
         return ids
     }
@@ -143,7 +147,7 @@ final class ProcessDumper {
             for (number, call) in zip(part, calls) where batch.result(call) & 1 != 0 { closeOnExec.insert(number) }
             at += part.count
         }
-        let entries = try collector.collect(numbers, of: id, closeOnExec: closeOnExec)
+        let entries = try collector.collect(numbers, of: view, closeOnExec: closeOnExec)
         try context.images.write("fdinfo-\(table).img", entries)
     }
 
@@ -163,32 +167,32 @@ final class ProcessDumper {
         var info = ThreadInfoX86(), state = ThreadCoreEntry()
         try frozen.fill(&info, &state)
         try questions.fill(&state, &info, answers)
-        try seccomp.fill(&state, thread.task, of: id)
-        if let set = try cgroups.id(of: thread.id, in: id) { state.cgSet = set }
+        try seccomp.fill(&state, thread.task, of: view)
+        if let set = try cgroups.id(of: thread.id, in: view) { state.cgSet = set }
         (core.threadInfo, core.threadCore) = (info, state)
     }
 
     private func dumpMemory(_ mappings: [Mapping], _ mm: inout MmEntry, _ grafted: GraftedTask, _ graft: ProcessGraft, used: [Int32], mayWrite fileSizeLimit: UInt64) throws {
         let began = Clock.monotonic()
-        mm.exeFileID = try PathFiles.executableID(of: id, context: context)
+        mm.exeFileID = try PathFiles.executableID(of: view, context: context)
         let stat = process.stat
         (mm.mmStartCode, mm.mmEndCode, mm.mmStartData, mm.mmEndData) = (stat.startCode, stat.endCode, stat.startData, stat.endData)
         (mm.mmStartStack, mm.mmStartBrk) = (stat.startStack, stat.startBreak)
         (mm.mmArgStart, mm.mmArgEnd, mm.mmEnvStart, mm.mmEnvEnd) = (stat.argStart, stat.argEnd, stat.envStart, stat.envEnd)
         mm.mmSavedAuxv = Array(try auxiliaryVector().prefix(44))
-        mm.vmas = try MemoryMap.dump(mappings, of: id, scratch: graft.scratchRange, context)
+        mm.vmas = try MemoryMap.dump(mappings, of: view, scratch: graft.scratchRange, context)
         for mapping in mappings where mapping.name.hasPrefix("[anon:") || mapping.name.hasPrefix("[anon_shmem:") {
             var name = StasisVmaName()
             name.start = mapping.start
             name.name = String(mapping.name.dropFirst(mapping.name.hasPrefix("[anon:") ? 6 : 12).dropLast())
             mm.vmaNames.append(name)
         }
-        mm.aios = mm.vmas.filter { $0.statusBits.contains(.aioRing) }.compactMap { AioRing.dump($0, of: id) }
+        mm.aios = mm.vmas.filter { $0.statusBits.contains(.aioRing) }.compactMap { AioRing.dump($0, of: view) }
 
-        let scan = try PageScan(of: id)
+        let scan = try PageScan(of: view)
         let own = try scan.ownPages(in: 0x1000..<AddressSpace.end)
         let trackable = MemoryMap.trackable(mappings, scratch: graft.scratchRange)
-        let unchanged = try incremental?.unchanged(of: id, startTime: stat.startTime, in: trackable, scan, remote: try context.receiver?.open(.task(UInt32(id.rawValue)))) ?? []
+        let unchanged = try incremental?.unchanged(of: id, startTime: process.startTime, in: trackable, scan, remote: try context.receiver?.open(.task(UInt32(id.rawValue)))) ?? []
         let runs = PageRuns(own: own, in: mm.vmas, unchanged: unchanged, postponed: context.settings.postponesPages)
         postponed = runs.runs.filter { $0.flags == PageRuns.lazy }.map(\.range)
         for range in try guardRanges(scan) {
@@ -199,7 +203,7 @@ final class ProcessDumper {
         }
         let collected = Clock.monotonic()
         if let receiver = context.receiver { try send(runs, to: receiver, blanks: graft.ranges) } else { try save(runs, grafted, graft, used: used, mayWrite: fileSizeLimit) }
-        try incremental?.follow(id, startTime: stat.startTime, in: trackable, scan, used: used) { grafted }
+        try incremental?.follow(id, startTime: process.startTime, in: trackable, scan, used: used) { grafted }
         let ended = Clock.monotonic()
         context.statistics.memdumpTime += UInt32(truncatingIfNeeded: (collected - began) / 1000)
         context.statistics.memwriteTime += UInt32(truncatingIfNeeded: (ended - collected) / 1000)
@@ -211,7 +215,7 @@ final class ProcessDumper {
 
     /// To a page server, through our buffer: a target blocked in a write to a socket could not be let go at any moment.
     private func send(_ runs: PageRuns, to receiver: any PageReceiver, blanks: [Range<UInt64>]) throws {
-        var copier = PageCopier(of: id, PageBuffer())
+        var copier = PageCopier(of: view, PageBuffer())
         copier.blanks = blanks
         var done: UInt64 = 0
         for run in runs.runs {
@@ -239,7 +243,7 @@ final class ProcessDumper {
         }
         var lent: [Int32] = []
         if runs.pages > 16, fileSizeLimit == UInt64.max { lent = (try? grafted.lend([image], used: used)) ?? [] }
-        var writer = PageWriter(image: image, name: name, process: id)
+        var writer = PageWriter(image: image, name: name, process: view)
         let total = UInt64(runs.pages) * 4096
         writer.report = { [progress] in progress($0, total) }
         try writer.write(runs, by: grafted, lent: lent.first)
@@ -264,7 +268,30 @@ final class ProcessDumper {
     }
 
     private func auxiliaryVector() throws -> [UInt64] {
-        let bytes = try Files.read("/proc/\(id)/auxv")
+        let bytes = try Files.read("/proc/\(view)/auxv")
         return stride(from: 0, to: bytes.count - bytes.count % 8, by: 8).map { at in (0..<8).reduce(0) { $0 | UInt64(bytes[at + $1]) << (8 * $1) } }
+    }
+}
+
+private extension CoreEntry {
+    /// The core of a thread that does not lead: without what belongs to its process.
+    func of(thread mask: UInt64) -> CoreEntry {
+        var core = self
+        core.clearTc()
+        core.threadCore.blkSigset = mask
+        return core
+    }
+    /// Without registers, so that nothing takes it for a thread to be run.
+    mutating func becomeEndedLeader(_ stat: TaskStat) {
+        clearThreadInfo()
+        (tc.comm, tc.stasis.leaderStatus) = (stat.comm, UInt32(bitPattern: stat.exitCode))
+        (tc.blkSigset, threadCore.comm) = (0, stat.comm)
+        threadCore.clearSignalsP()
+        threadCore.clearSas()
+        (threadCore.futexRla, threadCore.futexRlaLen) = (0, 0)
+        threadCore.clearRseqEntry()
+        threadCore.clearPdeathSig()
+        threadCore.clearSeccompMode()
+        threadCore.clearSeccompFilter()
     }
 }

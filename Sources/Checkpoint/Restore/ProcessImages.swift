@@ -17,6 +17,8 @@ struct ProcessImages {
 
     var pid: Int32 { Int32(bitPattern: pstree.pid) }
     var isDead: Bool { core.tc.taskState == 2 }
+    /// The wait status of a leader that ended before its threads.
+    var endedLeader: Int32? { core.tc.stasis.hasLeaderStatus ? Int32(bitPattern: core.tc.stasis.leaderStatus) : nil }
     /// The set of cgroups of the process; nil where the dump ignored them.
     var cgroupSet: UInt32? {
         let set = core.threadCore.hasCgSet ? core.threadCore.cgSet : core.tc.cgSet

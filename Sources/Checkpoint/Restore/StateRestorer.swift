@@ -32,11 +32,13 @@ struct StateRestorer {
             try late(core, isLeader: true, thread: process.pid, &batch)
         }
         try PendingSignals.restoreLast(core, isLeader: true, thread: process.pid, process: process.pid, in: process.grafted)
-        let sleep = try SleepRestore.begin(core, in: process.grafted)
+        let sleep = images.endedLeader == nil ? try SleepRestore.begin(core, in: process.grafted) : .none
         let workspace = Workspace.range(of: process.grafted)
         let answer = try process.grafted.step(SYS_munmap, workspace.lowerBound, UInt64(workspace.count))
         if answer < 0 { throw SyscallError("munmap", .task(process.pid), Int32(-answer)) }
-        try RestoredRegisters.apply(core.threadInfo, mask: core.tc.blkSigset, sleep: sleep, to: process.grafted.task)
+        if let status = images.endedLeader { try letEnd(status) } else {
+            try RestoredRegisters.apply(core.threadInfo, mask: core.tc.blkSigset, sleep: sleep, to: process.grafted.task)
+        }
         if core.tc.taskState == 3 { try stop(core.tc.hasStopSigno ? Int32(core.tc.stopSigno) : SIGSTOP) }
     }
 
@@ -61,6 +63,19 @@ struct StateRestorer {
         for (thread, image) in zip(process.threads, images.threads) where image.core.threadCore.hasCgSet {
             try cgroups.move(thread.id, to: image.core.threadCore.cgSet, from: leader, isThread: true)
         }
+    }
+
+    /// A leader that ended before its threads ends again, as soon as it is let go: it stands before a system call of the vDSO, the only code
+    /// that is there for sure, and the call is exit(2).
+    private func letEnd(_ status: Int32) throws {
+        guard let code = process.special.first(where: \.isCode), let call = VDSO.ofThisKernel?.systemCall else {
+            throw CheckpointError("restore", .task(process.pid), "its first thread has ended, which can't be made again in a process without vDSO")
+        }
+        var registers = process.grafted.saved
+        (registers.rip, registers.rax, registers.orig_rax) = (code.address + call, UInt64(SYS_exit), UInt64.max)
+        registers.rdi = UInt64((status >> 8) & 0xff)
+        try process.grafted.task.setRegisters(registers)
+        try process.grafted.task.setSignalMask(UInt64.max)
     }
 
     /// A stopped process stops again before its first instruction.

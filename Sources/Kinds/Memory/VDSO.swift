@@ -67,6 +67,9 @@ package struct VDSO: Equatable, Sendable {
         return offset >= 2 && content[Int(offset) - 2] == 0x0f && content[Int(offset) - 1] == 0x05
     }
 
+    /// Where its first `syscall` instruction is.
+    package var systemCall: UInt64? { content.indices.dropLast().first { content[$0] == 0x0f && content[$0 + 1] == 0x05 }.map(UInt64.init) }
+
     /// Its content at address `own`, with every function that time or place of the kernel changes led on: to the function of that name in
     /// `other` at address `place`, or, where there is none, to the system call behind it.
     package func ledOn(from own: UInt64, to other: VDSO, at place: UInt64) throws(CheckpointError) -> [UInt8] {

@@ -89,18 +89,6 @@ extension EndToEnd {
             }
         }
 
-        @Test("a process whose first thread has ended is refused in words") func zombieLeader() throws {
-            let run = try Run("zombie-leader")
-            run.reporting(again: "swift test --filter BadEnvironments", as: "bad-zombie-leader") { run in
-                try run.start(["--detached", "zombie-leader"])
-                try run.awaitReady()
-                let images = run.scratch + "/images"
-                try FileManager.default.createDirectory(atPath: images, withIntermediateDirectories: true)
-                try mustFail(try dump(run, pid: "\(run.root)", into: images), naming: "its first thread has ended")
-                try run.checkItself()
-            }
-        }
-
         @Test("a task that somebody else traces") func traced() throws {
             let run = try Run("traced")
             run.reporting(again: "swift test --filter BadEnvironments", as: "bad-traced") { run in
