@@ -25,7 +25,7 @@ public enum Stub {
         guard answer > 0 else { throw SyscallError("clone3", pid.map { .task($0) }, -answer) }
         let task: TracedTask
         do throws(SyscallError) {
-            task = try TracedTask.seize(ThreadID(answer), restoreOptions)
+            task = try TracedTask.seize(ThreadID(answer), [.systemCallsMarked, .killWithTracer], preferred: .seccompSuspended)
         } catch {
             _ = kill(answer, SIGKILL)
             throw error
@@ -39,9 +39,6 @@ public enum Stub {
             }
         }
     }
-
-    /// What every restored task is traced with: it dies when we do, and its seccomp filters do not apply yet.
-    public static let restoreOptions: TracedTask.Options = [.systemCallsMarked, .killWithTracer, .seccompSuspended]
 
     /// ELF64, one program header, read and execute: `pause` for ever (elf(5)).
     public static func image(at address: UInt64) -> [UInt8] {

@@ -45,7 +45,9 @@ public final class TracedTask {
     }
 
     /// PTRACE_SEIZE: attaches without stopping.
-    public static func seize(_ id: ThreadID, _ options: Options = []) throws(SyscallError) -> TracedTask {
+    /// - Parameter preferred: options that need more rights than we may have (`seccompSuspended`: CAP_SYS_ADMIN); left out where the kernel refuses them.
+    public static func seize(_ id: ThreadID, _ options: Options = [], preferred: Options = []) throws(SyscallError) -> TracedTask {
+        if !preferred.isEmpty, let task = try? seize(id, options.union(preferred)) { return task }
         try request("PTRACE_SEIZE", 0x4206, id, 0, options.rawValue)
         return TracedTask(attached: id)
     }

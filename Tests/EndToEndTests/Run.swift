@@ -9,6 +9,8 @@ final class Run {
     private var lastLog: String?
     private(set) var failed = false
     var dumpOptions: [String] = [], restoreOptions: [String] = []
+    /// Programs that start the workload, and stasis, in another way (setpriv), with their arguments.
+    var workloadStarter: [String] = [], stasisStarter: [String] = []
 
     init(_ name: String) throws {
         guard geteuid() == 0 else { throw Failure("the end-to-end tests need root") }
@@ -31,7 +33,8 @@ final class Run {
 
     /// Starts `arguments` of the workload program ("--detached pipes") and takes the pid that it prints.
     func start(_ arguments: [String], environment more: [String: String] = [:]) throws {
-        let command = Command(Binaries.workload, arguments, in: folder, environment: environment.merging(more) { $1 })
+        let words = workloadStarter + [Binaries.workload] + arguments
+        let command = Command(words[0], Array(words.dropFirst()), in: folder, environment: environment.merging(more) { $1 })
         let result = try command.run()
         guard result.succeeded, let pid = pid_t(result.output.trimmed) else { throw Failure("\(arguments): \(result)") }
         root = pid
@@ -49,8 +52,8 @@ final class Run {
         step += 1
         try FileManager.default.createDirectory(atPath: images, withIntermediateDirectories: true)
         lastLog = images + "/dump.log"
-        return Command(
-            Binaries.stasis, [command, "-t", "\(root)", "-D", images, "-o", "dump.log", "-v4"] + dumpOptions + more, in: folder)
+        let words = stasisStarter + [Binaries.stasis, command, "-t", "\(root)", "-D", images, "-o", "dump.log", "-v4"] + dumpOptions + more
+        return Command(words[0], Array(words.dropFirst()), in: folder)
     }
 
     func dump(_ more: [String] = [], command: String = "dump") throws {
@@ -68,9 +71,8 @@ final class Run {
         lastLog = images + "/restore.log"
         let pidfile = scratch + "/\(step).pid"
         try? FileManager.default.removeItem(atPath: pidfile)
-        var command = Command(
-            Binaries.stasis,
-            ["restore", "-d", "-D", images, "-o", "restore.log", "-v4", "--pidfile", pidfile] + restoreOptions + more, in: folder)
+        let words = stasisStarter + [Binaries.stasis, "restore", "-d", "-D", images, "-o", "restore.log", "-v4", "--pidfile", pidfile] + restoreOptions + more
+        var command = Command(words[0], Array(words.dropFirst()), in: folder)
         if exists(folder + "/inherited") { command.inherited = folder + "/inherited" }
         return command
     }

@@ -129,8 +129,7 @@ struct Freeze {
     private func attach(_ id: ThreadID) throws -> TracedTask? {
         // Filters of the task must not apply to what it does for us (ptrace(2), PTRACE_O_SUSPEND_SECCOMP); where we may not
         // suspend them, a task that has filters says so when it fails.
-        if let task = try? TracedTask.seize(id, [.systemCallsMarked, .seccompSuspended]) { return task }
-        do throws(SyscallError) { return try TracedTask.seize(id, [.systemCallsMarked]) }
+        do throws(SyscallError) { return try TracedTask.seize(id, [.systemCallsMarked], preferred: .seccompSuspended) }
         catch {
             // EPERM is also the answer for a task that has ended meanwhile (kernel/ptrace.c, ptrace_attach).
             let state = (try? Proc.status(id))?["State"]?.first

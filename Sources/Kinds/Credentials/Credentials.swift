@@ -58,7 +58,10 @@ package struct Credentials {
     }()
 
     /// Those that every task we make begins with: ours.
-    private static let ownCapabilities = (try? Proc.status(.current))?.hexadecimal("CapPrm") ?? 0
+    private static let own = try? Proc.status(.current)
+    private static let ownCapabilities = own?.hexadecimal("CapPrm") ?? 0
+    private static let setGroups: UInt64 = 1 << 6, setCapabilities: UInt64 = 1 << 8
+    private static let ownGroups = Set(own?.words("Groups").compactMap { UInt32($0) } ?? [])
 
     private static func bits(_ words: [UInt32]) -> UInt64 {
         words.prefix(2).enumerated().reduce(0) { $0 | UInt64($1.element) << UInt64(32 * $1.offset) }
@@ -72,14 +75,19 @@ package struct Credentials {
     /// 4. the bounding set shrinks, securebits get their last values: both need CAP_SETPCAP;
     /// 5. no_new_privs, then `filters`: seccomp wants no_new_privs or CAP_SYS_ADMIN;
     /// 6. permitted and effective capabilities.
+    ///
+    /// Without CAP_SETGID and CAP_SETPCAP (--unprivileged) groups and securebits that are ours already stay, and so does our bounding set.
     static func restore(_ entry: CredsEntry, into batch: inout Batch, filters: (inout Batch) throws -> Void) throws {
         guard entry.groups.count <= 65536, entry.groups.count * 4 + 4096 < batch.dataRoom else {
             throw CheckpointError("restore", .object("credentials"), "\(entry.groups.count) supplementary groups are too many")
         }
         var groups = [UInt8]()
         for group in entry.groups { groups.append(word: group) }
-        batch.call("setgroups", SYS_setgroups, .init(entry.groups.count), entry.groups.isEmpty ? 0 : batch.bytes(groups).argument)
-        batch.call("prctl(PR_SET_SECUREBITS)", SYS_prctl, .init(PR_SET_SECUREBITS), .init(securityBitNoFixup), 0, 0, 0)
+        if ownCapabilities & setGroups != 0 || Set(entry.groups) != ownGroups {
+            batch.call("setgroups", SYS_setgroups, .init(entry.groups.count), entry.groups.isEmpty ? 0 : batch.bytes(groups).argument)
+        }
+        let ruled = ownCapabilities & setCapabilities != 0
+        if ruled { batch.call("prctl(PR_SET_SECUREBITS)", SYS_prctl, .init(PR_SET_SECUREBITS), .init(securityBitNoFixup), 0, 0, 0) }
         batch.call("setresgid", SYS_setresgid, .init(entry.gid), .init(entry.egid), .init(entry.sgid))
         batch.call("setfsgid", SYS_setfsgid, .init(entry.fsgid))
         batch.call("setresuid", SYS_setresuid, .init(entry.uid), .init(entry.euid), .init(entry.suid))
@@ -94,10 +102,10 @@ package struct Credentials {
         for capability in 0...lastCapability where ambient & inheritable & permitted & 1 << UInt64(capability) != 0 {
             batch.call("prctl(PR_CAP_AMBIENT_RAISE)", SYS_prctl, .init(PR_CAP_AMBIENT), .init(PR_CAP_AMBIENT_RAISE), .init(capability), 0, 0)
         }
-        for capability in 0...lastCapability where bounding & 1 << UInt64(capability) == 0 {
+        for capability in 0...lastCapability where ruled && bounding & 1 << UInt64(capability) == 0 {
             batch.call("prctl(PR_CAPBSET_DROP)", SYS_prctl, .init(PR_CAPBSET_DROP), .init(capability), 0, 0, 0)
         }
-        batch.call("prctl(PR_SET_SECUREBITS)", SYS_prctl, .init(PR_SET_SECUREBITS), .init(entry.secbits), 0, 0, 0)
+        if ruled || entry.secbits != 0 { batch.call("prctl(PR_SET_SECUREBITS)", SYS_prctl, .init(PR_SET_SECUREBITS), .init(entry.secbits), 0, 0, 0) }
         if entry.noNewPrivs != 0 { batch.call("prctl(PR_SET_NO_NEW_PRIVS)", SYS_prctl, .init(PR_SET_NO_NEW_PRIVS), 1, 0, 0, 0) }
         try filters(&batch)
         capset(inheritable: inheritable, permitted: permitted, effective: effective, &batch)

@@ -56,7 +56,10 @@ package enum Pipe: OpenFileKind {
         }
         // Its user may open it again by its magic link (/dev/stdout), and needs the rights it had.
         if let first = entries.first(where: { $0.hasUid && $0.hasGid }) {
-            try Syscall.call("fchown", SYS_fchown, Int(reading.number), Int(first.uid), Int(first.gid), on: .fd(reading.number))
+            do throws(SyscallError) { try Syscall.call("fchown", SYS_fchown, Int(reading.number), Int(first.uid), Int(first.gid), on: .fd(reading.number)) } catch {
+                guard context.settings.unprivileged, error.errno == Errno(EPERM) else { throw error }
+                context.log.warn("pipe:[\(first.pipeID)]: it belonged to user \(first.uid); now to us")
+            }
             if first.hasMode { try Syscall.call("fchmod", SYS_fchmod, Int(reading.number), Int(first.mode & 0o7777), on: .fd(reading.number)) }
         }
         var free: [UInt32: FileDescriptor] = [0: reading, StatusFlags.writeOnly: writing]
