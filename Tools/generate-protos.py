@@ -68,17 +68,37 @@ EXTENSION_MESSAGES = {
             ("optional", "bytes", "value", 3, ""),
         ]),
     ],
+    "pagemap.proto": [
+        ("stasis_page_checksums", "Of a pages file: a CRC-32C for each page follows, 4 bytes, in the order of the pages.", [
+            ("optional", "string", "pagemap", 1, "the pagemap image that the pages belong to"),
+            ("optional", "uint32", "pagemap_crc32c", 2, "of that image"),
+            ("optional", "uint64", "pages", 3, "how many"),
+            ("optional", "uint32", "crc32c", 4, "of the checksums that follow"),
+        ]),
+    ],
     "inventory.proto": [
         ("stasis_inventory_ext", "Says that Stasis wrote this image directory.", [
             ("optional", "string", "version", 1, "version of the Stasis that dumped"),
             ("optional", "bool", "check_only", 2, "not to be restored: written by a check"),
             ("repeated", "message ipc_shm_entry", "host_shm", 3, "SysV segments of the host's ipc namespace that the tree had attached"),
+            ("optional", "bool", "checksums", 4, "checksums.img belongs to the directory"),
+        ]),
+        ("stasis_file_checksum", "What an image file held when the dump was done. Of checksums.img itself: the last entry, without a name.", [
+            ("optional", "string", "name", 1, ""),
+            ("optional", "uint64", "size", 2, "bytes"),
+            ("optional", "uint32", "crc32c", 3, "of these bytes"),
         ]),
     ],
 }
 
 # message -> fields of our own in CRIU's message: (label, type, name, number, comment)
 EXTENSIONS = {
+    "pagemap_head": [
+        ("optional", "uint32", "compression", 20000, "the pages are in compressed-<pages_id>.img: 1 zstd, 2 LZ4"),
+        ("optional", "uint32", "region_pages", 20001, "pages compressed together; the last region may have fewer"),
+        ("repeated", "uint64", "region_offset", 20002, "where each region begins in that file, bytes"),
+        ("repeated", "uint32", "region_bytes", 20003, "and how long it is there; as long as its pages: stored as they are"),
+    ],
     "thread_core_entry": [("optional", "message stasis_thread_ext", "stasis", 20000, "")],
     "task_core_entry": [("optional", "message stasis_task_ext", "stasis", 20000, "")],
     "eventfd_file_entry": [("optional", "bool", "semaphore", 20000, "made with EFD_SEMAPHORE")],

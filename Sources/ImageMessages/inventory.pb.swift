@@ -213,12 +213,67 @@ public nonisolated struct stasis_inventory_ext: Sendable {
   /// SysV segments of the host's ipc namespace that the tree had attached
   public var hostShm: [ipc_shm_entry] = []
 
+  /// checksums.img belongs to the directory
+  public var checksums: Bool {
+    get {_checksums ?? false}
+    set {_checksums = newValue}
+  }
+  /// Returns true if `checksums` has been explicitly set.
+  public var hasChecksums: Bool {self._checksums != nil}
+  /// Clears the value of `checksums`. Subsequent reads from it will return its default value.
+  public mutating func clearChecksums() {self._checksums = nil}
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
 
   fileprivate var _version: String? = nil
   fileprivate var _checkOnly: Bool? = nil
+  fileprivate var _checksums: Bool? = nil
+}
+
+/// Stasis's own. What an image file held when the dump was done. Of checksums.img itself: the last entry, without a name.
+public nonisolated struct stasis_file_checksum: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  public var name: String {
+    get {_name ?? String()}
+    set {_name = newValue}
+  }
+  /// Returns true if `name` has been explicitly set.
+  public var hasName: Bool {self._name != nil}
+  /// Clears the value of `name`. Subsequent reads from it will return its default value.
+  public mutating func clearName() {self._name = nil}
+
+  /// bytes
+  public var size: UInt64 {
+    get {_size ?? 0}
+    set {_size = newValue}
+  }
+  /// Returns true if `size` has been explicitly set.
+  public var hasSize: Bool {self._size != nil}
+  /// Clears the value of `size`. Subsequent reads from it will return its default value.
+  public mutating func clearSize() {self._size = nil}
+
+  /// of these bytes
+  public var crc32C: UInt32 {
+    get {_crc32C ?? 0}
+    set {_crc32C = newValue}
+  }
+  /// Returns true if `crc32C` has been explicitly set.
+  public var hasCrc32C: Bool {self._crc32C != nil}
+  /// Clears the value of `crc32C`. Subsequent reads from it will return its default value.
+  public mutating func clearCrc32C() {self._crc32C = nil}
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+
+  fileprivate var _name: String? = nil
+  fileprivate var _size: UInt64? = nil
+  fileprivate var _crc32C: UInt32? = nil
 }
 
 // MARK: - Code below here is support for the SwiftProtobuf runtime.
@@ -429,7 +484,7 @@ nonisolated extension inventory_entry: SwiftProtobuf.Message, SwiftProtobuf._Mes
 
 nonisolated extension stasis_inventory_ext: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = "stasis_inventory_ext"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}version\0\u{3}check_only\0\u{3}host_shm\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}version\0\u{3}check_only\0\u{3}host_shm\0\u{1}checksums\0")
 
   public var isInitialized: Bool {
     if !SwiftProtobuf.Internal.areAllInitialized(self.hostShm) {return false}
@@ -445,6 +500,7 @@ nonisolated extension stasis_inventory_ext: SwiftProtobuf.Message, SwiftProtobuf
       case 1: try { try decoder.decodeSingularStringField(value: &self._version) }()
       case 2: try { try decoder.decodeSingularBoolField(value: &self._checkOnly) }()
       case 3: try { try decoder.decodeRepeatedMessageField(value: &self.hostShm) }()
+      case 4: try { try decoder.decodeSingularBoolField(value: &self._checksums) }()
       default: break
       }
     }
@@ -464,6 +520,9 @@ nonisolated extension stasis_inventory_ext: SwiftProtobuf.Message, SwiftProtobuf
     if !self.hostShm.isEmpty {
       try visitor.visitRepeatedMessageField(value: self.hostShm, fieldNumber: 3)
     }
+    try { if let v = self._checksums {
+      try visitor.visitSingularBoolField(value: v, fieldNumber: 4)
+    } }()
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -471,6 +530,51 @@ nonisolated extension stasis_inventory_ext: SwiftProtobuf.Message, SwiftProtobuf
     if lhs._version != rhs._version {return false}
     if lhs._checkOnly != rhs._checkOnly {return false}
     if lhs.hostShm != rhs.hostShm {return false}
+    if lhs._checksums != rhs._checksums {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension stasis_file_checksum: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = "stasis_file_checksum"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}name\0\u{1}size\0\u{1}crc32c\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self._name) }()
+      case 2: try { try decoder.decodeSingularUInt64Field(value: &self._size) }()
+      case 3: try { try decoder.decodeSingularUInt32Field(value: &self._crc32C) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    try { if let v = self._name {
+      try visitor.visitSingularStringField(value: v, fieldNumber: 1)
+    } }()
+    try { if let v = self._size {
+      try visitor.visitSingularUInt64Field(value: v, fieldNumber: 2)
+    } }()
+    try { if let v = self._crc32C {
+      try visitor.visitSingularUInt32Field(value: v, fieldNumber: 3)
+    } }()
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: stasis_file_checksum, rhs: stasis_file_checksum) -> Bool {
+    if lhs._name != rhs._name {return false}
+    if lhs._size != rhs._size {return false}
+    if lhs._crc32C != rhs._crc32C {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -36,11 +36,39 @@ public nonisolated struct pagemap_head: Sendable {
   /// Clears the value of `pagesID`. Subsequent reads from it will return its default value.
   public mutating func clearPagesID() {self._pagesID = nil}
 
+  /// the pages are in compressed-<pages_id>.img: 1 zstd, 2 LZ4
+  public var compression: UInt32 {
+    get {_compression ?? 0}
+    set {_compression = newValue}
+  }
+  /// Returns true if `compression` has been explicitly set.
+  public var hasCompression: Bool {self._compression != nil}
+  /// Clears the value of `compression`. Subsequent reads from it will return its default value.
+  public mutating func clearCompression() {self._compression = nil}
+
+  /// pages compressed together; the last region may have fewer
+  public var regionPages: UInt32 {
+    get {_regionPages ?? 0}
+    set {_regionPages = newValue}
+  }
+  /// Returns true if `regionPages` has been explicitly set.
+  public var hasRegionPages: Bool {self._regionPages != nil}
+  /// Clears the value of `regionPages`. Subsequent reads from it will return its default value.
+  public mutating func clearRegionPages() {self._regionPages = nil}
+
+  /// where each region begins in that file, bytes
+  public var regionOffset: [UInt64] = []
+
+  /// and how long it is there; as long as its pages: stored as they are
+  public var regionBytes: [UInt32] = []
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
 
   fileprivate var _pagesID: UInt32? = nil
+  fileprivate var _compression: UInt32? = nil
+  fileprivate var _regionPages: UInt32? = nil
 }
 
 public nonisolated struct pagemap_entry: Sendable {
@@ -104,11 +132,67 @@ public nonisolated struct pagemap_entry: Sendable {
   fileprivate var _nrPages: UInt64? = nil
 }
 
+/// Stasis's own. Of a pages file: a CRC-32C for each page follows, 4 bytes, in the order of the pages.
+public nonisolated struct stasis_page_checksums: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  /// the pagemap image that the pages belong to
+  public var pagemap: String {
+    get {_pagemap ?? String()}
+    set {_pagemap = newValue}
+  }
+  /// Returns true if `pagemap` has been explicitly set.
+  public var hasPagemap: Bool {self._pagemap != nil}
+  /// Clears the value of `pagemap`. Subsequent reads from it will return its default value.
+  public mutating func clearPagemap() {self._pagemap = nil}
+
+  /// of that image
+  public var pagemapCrc32C: UInt32 {
+    get {_pagemapCrc32C ?? 0}
+    set {_pagemapCrc32C = newValue}
+  }
+  /// Returns true if `pagemapCrc32C` has been explicitly set.
+  public var hasPagemapCrc32C: Bool {self._pagemapCrc32C != nil}
+  /// Clears the value of `pagemapCrc32C`. Subsequent reads from it will return its default value.
+  public mutating func clearPagemapCrc32C() {self._pagemapCrc32C = nil}
+
+  /// how many
+  public var pages: UInt64 {
+    get {_pages ?? 0}
+    set {_pages = newValue}
+  }
+  /// Returns true if `pages` has been explicitly set.
+  public var hasPages: Bool {self._pages != nil}
+  /// Clears the value of `pages`. Subsequent reads from it will return its default value.
+  public mutating func clearPages() {self._pages = nil}
+
+  /// of the checksums that follow
+  public var crc32C: UInt32 {
+    get {_crc32C ?? 0}
+    set {_crc32C = newValue}
+  }
+  /// Returns true if `crc32C` has been explicitly set.
+  public var hasCrc32C: Bool {self._crc32C != nil}
+  /// Clears the value of `crc32C`. Subsequent reads from it will return its default value.
+  public mutating func clearCrc32C() {self._crc32C = nil}
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+
+  fileprivate var _pagemap: String? = nil
+  fileprivate var _pagemapCrc32C: UInt32? = nil
+  fileprivate var _pages: UInt64? = nil
+  fileprivate var _crc32C: UInt32? = nil
+}
+
 // MARK: - Code below here is support for the SwiftProtobuf runtime.
 
 nonisolated extension pagemap_head: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = "pagemap_head"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}pages_id\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}pages_id\0\u{2}_x\u{4}compression\0\u{3}region_pages\0\u{3}region_offset\0\u{3}region_bytes\0")
 
   public var isInitialized: Bool {
     if self._pagesID == nil {return false}
@@ -122,6 +206,10 @@ nonisolated extension pagemap_head: SwiftProtobuf.Message, SwiftProtobuf._Messag
       // enabled. https://github.com/apple/swift-protobuf/issues/1034
       switch fieldNumber {
       case 1: try { try decoder.decodeSingularUInt32Field(value: &self._pagesID) }()
+      case 20000: try { try decoder.decodeSingularUInt32Field(value: &self._compression) }()
+      case 20001: try { try decoder.decodeSingularUInt32Field(value: &self._regionPages) }()
+      case 20002: try { try decoder.decodeRepeatedUInt64Field(value: &self.regionOffset) }()
+      case 20003: try { try decoder.decodeRepeatedUInt32Field(value: &self.regionBytes) }()
       default: break
       }
     }
@@ -135,11 +223,27 @@ nonisolated extension pagemap_head: SwiftProtobuf.Message, SwiftProtobuf._Messag
     try { if let v = self._pagesID {
       try visitor.visitSingularUInt32Field(value: v, fieldNumber: 1)
     } }()
+    try { if let v = self._compression {
+      try visitor.visitSingularUInt32Field(value: v, fieldNumber: 20000)
+    } }()
+    try { if let v = self._regionPages {
+      try visitor.visitSingularUInt32Field(value: v, fieldNumber: 20001)
+    } }()
+    if !self.regionOffset.isEmpty {
+      try visitor.visitRepeatedUInt64Field(value: self.regionOffset, fieldNumber: 20002)
+    }
+    if !self.regionBytes.isEmpty {
+      try visitor.visitRepeatedUInt32Field(value: self.regionBytes, fieldNumber: 20003)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
   public static func ==(lhs: pagemap_head, rhs: pagemap_head) -> Bool {
     if lhs._pagesID != rhs._pagesID {return false}
+    if lhs._compression != rhs._compression {return false}
+    if lhs._regionPages != rhs._regionPages {return false}
+    if lhs.regionOffset != rhs.regionOffset {return false}
+    if lhs.regionBytes != rhs.regionBytes {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }
@@ -200,6 +304,55 @@ nonisolated extension pagemap_entry: SwiftProtobuf.Message, SwiftProtobuf._Messa
     if lhs._inParent != rhs._inParent {return false}
     if lhs._flags != rhs._flags {return false}
     if lhs._nrPages != rhs._nrPages {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension stasis_page_checksums: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = "stasis_page_checksums"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}pagemap\0\u{3}pagemap_crc32c\0\u{1}pages\0\u{1}crc32c\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularStringField(value: &self._pagemap) }()
+      case 2: try { try decoder.decodeSingularUInt32Field(value: &self._pagemapCrc32C) }()
+      case 3: try { try decoder.decodeSingularUInt64Field(value: &self._pages) }()
+      case 4: try { try decoder.decodeSingularUInt32Field(value: &self._crc32C) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    try { if let v = self._pagemap {
+      try visitor.visitSingularStringField(value: v, fieldNumber: 1)
+    } }()
+    try { if let v = self._pagemapCrc32C {
+      try visitor.visitSingularUInt32Field(value: v, fieldNumber: 2)
+    } }()
+    try { if let v = self._pages {
+      try visitor.visitSingularUInt64Field(value: v, fieldNumber: 3)
+    } }()
+    try { if let v = self._crc32C {
+      try visitor.visitSingularUInt32Field(value: v, fieldNumber: 4)
+    } }()
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: stasis_page_checksums, rhs: stasis_page_checksums) -> Bool {
+    if lhs._pagemap != rhs._pagemap {return false}
+    if lhs._pagemapCrc32C != rhs._pagemapCrc32C {return false}
+    if lhs._pages != rhs._pages {return false}
+    if lhs._crc32C != rhs._crc32C {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

@@ -209,6 +209,15 @@ extension ImageFile where Entry == SiginfoEntry {
     public static var signalP: Self { Self("signal-p-%u.img", .image(0x5925_5647), .sequence) }
 }
 
+// Our own, which CRIU does not look at.
+extension ImageFile where Entry == StasisFileChecksum {
+    public static var checksums: Self { Self("checksums.img", .image(0x5343_4b31), .sequence) }
+}
+extension ImageFile where Entry == StasisPageChecksums {
+    /// Of pages-N.img, by its number.
+    public static var pageChecksums: Self { Self("checksums-%u.img", .image(0x5343_4b32), .payload) }
+}
+
 extension ImageKind {
     public static let pages = ImageKind("pages-%u.img", .none, .raw, nil)
     public static let ifaddr = ImageKind("ifaddr-%u.img", .none, .raw, nil)
@@ -297,6 +306,8 @@ extension ImageKind {
         ImageFile<SiginfoEntry>.signalS.kind,
         ImageFile<SiginfoEntry>.signalP.kind,
         ImageFile<BinfmtMiscEntry>.binfmtMiscOfDevice.kind,
+        ImageFile<StasisFileChecksum>.checksums.kind,
+        ImageFile<StasisPageChecksums>.pageChecksums.kind,
         .pages, .ifaddr, .route, .route6, .rule, .iptables, .ip6tables, .nftables, .netnsCt, .netnsExp, .tmpfsDev, .tmpfs,
     ]
 }

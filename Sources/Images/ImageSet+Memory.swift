@@ -82,3 +82,17 @@ extension ImageSet {
         }
     }
 }
+
+extension ImageSet {
+    /// What a task has at an address, for people: "mapping 7f0000000000-7f0000021000 (/lib/x.so)".
+    public func mapping(at address: UInt64, of pid: UInt32) -> String {
+        guard let mm = self[pid]?.mm, let mapping = mm.vmas.first(where: { $0.start <= address && address < $0.end }) else { return "" }
+        let name: String
+        if mapping.start <= mm.mmStartStack, mm.mmStartStack < mapping.end { name = "stack" }
+        else if mapping.start < mm.mmBrk, mapping.end > mm.mmStartBrk { name = "heap" }
+        else if let given = mm.vmaNames.first(where: { $0.start == mapping.start }) { name = given.name }
+        else if mapping.status & MappingStatus.filePrivate != 0, let file = UInt32(exactly: mapping.shmid).flatMap({ files[$0] }), file.hasReg { name = file.reg.name }
+        else { name = "anonymous" }
+        return "mapping \(String(mapping.start, radix: 16))-\(String(mapping.end, radix: 16)) (\(name))"
+    }
+}

@@ -53,10 +53,11 @@ public struct ImageSet: Sendable {
     public let fileLocks: [FileLockEntry]
     public let namespaces: NamespaceImages
 
-    public init(_ directory: ImageDirectory, pageSize: UInt64 = 4096) throws(ImageError) {
+    /// - Parameter verifies: whether `pages` comes with checksums.
+    public init(_ directory: ImageDirectory, pageSize: UInt64 = 4096, verifies: Bool = false) throws(ImageError) {
         self.directory = directory
         inventory = try directory.inventory()
-        pages = try PageChain(directory, pageSize: pageSize, isWithoutContent: inventory.stasis.checkOnly)
+        pages = try PageChain(directory, pageSize: pageSize, isWithoutContent: inventory.stasis.checkOnly, verifies: verifies)
         var tasks: [TaskImages] = []
         var descriptors: [UInt32: [FdinfoEntry]] = [:]
         for process in try directory.pstree() {

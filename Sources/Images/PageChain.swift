@@ -24,9 +24,11 @@ public struct PageChain: Sendable {
     public let pageSize: UInt64
     /// Of a dump that only checked: there are no pages files.
     public let isWithoutContent: Bool
+    /// Whether checksums are read with the pages, for a `Verification`.
+    public let verifies: Bool
 
-    public init(_ newest: ImageDirectory, pageSize: UInt64 = 4096, isWithoutContent: Bool = false) throws(ImageError) {
-        self.isWithoutContent = isWithoutContent
+    public init(_ newest: ImageDirectory, pageSize: UInt64 = 4096, isWithoutContent: Bool = false, verifies: Bool = false) throws(ImageError) {
+        (self.isWithoutContent, self.verifies) = (isWithoutContent, verifies)
         var directories = [newest]
         var met: Set<[UInt64]> = [try newest.identity()]
         while let parent = try directories[directories.count - 1].parent() {
@@ -53,6 +55,15 @@ public struct PageChain: Sendable {
         var older: [PageExtent] = []
         for level in pagemaps.indices.reversed() { older = try resolve(pagemaps[level], level: level, older: older) }
         return older
+    }
+
+    func pagesFile(_ name: String, level: Int) throws(ImageError) -> PageImage.File {
+        let directory = directories[level]
+        var checksums: PageChecksums?
+        if verifies, let number = ImageKind.named(name)?.number {
+            do throws(ImageError) { checksums = try PageChecksums(of: number, in: directory) } catch { throw error.inParent(level) }
+        }
+        return PageImage.File(name: name, descriptor: try directory.open(name), level: level, checksums: checksums)
     }
 
     private func resolve(_ pagemap: Pagemap, level: Int, older: [PageExtent]) throws(ImageError) -> [PageExtent] {
@@ -109,6 +120,18 @@ public struct PageImage: Sendable {
         public let name: String, descriptor: FileDescriptor
         /// 0 is the newest directory's.
         public let level: Int
+        /// Nil where nobody made any, or nobody wants them.
+        public let checksums: PageChecksums?
+
+        /// Of pages read at `offset`, with these checksums now: the number of the first that is not what was dumped.
+        public func damagedPage(_ now: [UInt32], at offset: UInt64) -> Int? {
+            guard let checksums else { return nil }
+            let first = Int(offset / 4096)
+            return now.indices.first { first + $0 >= checksums.sums.count || now[$0] != checksums.sums[first + $0] }
+        }
+
+        /// As the file is now; fewer where it ends.
+        func checksums(of range: Range<UInt64>) throws(SyscallError) -> [UInt32] { try Checksum.ofPages(of: descriptor, range) }
     }
     /// Pages that are in a file, ascending.
     public private(set) var runs: [Run] = []
@@ -129,7 +152,7 @@ public struct PageImage: Sendable {
             let index: Int
             if chain.isWithoutContent { index = 0 } else if let known = files.firstIndex(where: { $0.level == level && $0.name == name }) { index = known } else {
                 index = files.count
-                files.append(File(name: name, descriptor: try chain.directories[level].open(name), level: level))
+                files.append(try chain.pagesFile(name, level: level))
             }
             if let last = runs.last, last.range.upperBound == range.lowerBound, last.file == index, last.offset + UInt64(last.range.count) == offset {
                 runs[runs.count - 1].range = last.range.lowerBound..<range.upperBound

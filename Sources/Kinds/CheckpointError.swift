@@ -1,3 +1,4 @@
+package import Images
 package import Linux
 
 /// What could not be done, on which object, why, and what to do about it.
@@ -34,6 +35,9 @@ package struct CheckpointError: Error, CustomStringConvertible, Sendable {
     package init(_ action: String, _ subject: Subject, _ cause: String, remedy: String? = nil, option: String? = nil, errno: Errno? = nil) {
         (self.action, self.subject, self.cause, self.remedy, self.option, self.errno) = (action, subject, cause, remedy, option, errno)
     }
+    /// About an image, in the words of what was found wrong with it.
+    package init(_ action: String, _ error: ImageError) { self.init(action, .image(error.file), error.cause, remedy: error.remedy, errno: error.errno) }
+
     package var description: String { "cannot \(action) \(subject): \(cause)" + (remedy.map { "\n  try: \($0)" } ?? "") }
 
     /// Runs `body`; an error that is not a CheckpointError yet gets its subject here, where it is known.

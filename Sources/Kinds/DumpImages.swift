@@ -1,6 +1,6 @@
 import CLinux
 import Glibc
-import Images
+package import Images
 package import Linux
 package import SwiftProtobuf
 
@@ -10,6 +10,8 @@ package final class DumpImages {
     private var writers: [String: ImageWriter] = [:]
 
     private let isKept: Bool
+    private let workers = Workers()
+    private var pages: [NewPagesFile] = []
 
     package init(directory: FileDescriptor) { (self.directory, isKept) = (directory, true) }
 
@@ -53,11 +55,24 @@ package final class DumpImages {
         try writer.finish(sync: false)
     }
 
+    /// Makes pages-NUMBER.img. The images' end brings its checksums.
+    package func pagesFile(_ number: UInt32, pagemap: String) throws(ImageError) -> NewPagesFile {
+        let file = try NewPagesFile(number, pagemap: pagemap, in: directory, workers)
+        pages.append(file)
+        return file
+    }
+
     /// Writes out what is buffered and closes every image. What has been written is on the disk only after `flushToDisk`.
     package func finish() throws {
         for name in writers.keys.sorted() { try writers[name]!.finish(sync: false) }
         writers = [:]
+        try workers.finish()
+        for file in pages { try file.writeChecksums(in: directory) }
+        pages = []
     }
+
+    /// After a dump that failed nothing more is made of what was written.
+    deinit { workers.cancel() }
 
     /// syncfs(2): every image of the directory at once, in one commit of the file system's journal.
     package func flushToDisk() throws {

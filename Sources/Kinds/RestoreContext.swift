@@ -16,6 +16,8 @@ package final class RestoreContext {
     package let files: [UInt32: FileEntry]
     /// Open files that exist, by id. Kept by us until every task has its copy.
     private var made: [UInt32: FileDescriptor] = [:]
+    /// Looks at the pages that are read. The restore waits for it before anything runs.
+    package var verification: Verification?
     /// What runs when the restore fails: e.g. removes names that were made only for it. In reverse order.
     package var undo: [() -> Void] = []
     /// What runs when the restore has succeeded, or failed: e.g. removes ghosts' names.
@@ -40,7 +42,7 @@ package final class RestoreContext {
     /// The image directory and its parents.
     package func pageChain() throws(ImageError) -> PageChain {
         if let chain { return chain }
-        let made = try PageChain(images)
+        let made = try PageChain(images, verifies: verification != nil)
         chain = made
         return made
     }

@@ -49,6 +49,8 @@ package struct RestoreSettings: Sendable, Equatable {
     package var postponesPages = false
     /// --auto-dedup: pages are freed in the images as soon as they are restored.
     package var freesPages = false
+    /// --no-verify turns it off: images are held against their checksums.
+    package var verifies = true
     /// --restore-sibling: the root becomes a child of our parent.
     package var sibling = false
     /// --remap-address: in the order given, each applied to what the ones before have made.

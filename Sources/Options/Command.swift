@@ -2,7 +2,7 @@
 package enum Command: String, Sendable, CaseIterable {
     case dump, preDump = "pre-dump", restore, lazyPages = "lazy-pages", check, pageServer = "page-server", service, swrk, dedup
     case cpuinfoDump = "cpuinfo dump", cpuinfoCheck = "cpuinfo check"
-    case explain
+    case explain, verify
     case exec, show
     case networkUnlock = "network-unlock"
     case demo, help, count, keepTrackers = "keep-trackers"
@@ -23,6 +23,7 @@ package enum Command: String, Sendable, CaseIterable {
         case .exec: "removed; see compel"
         case .show: "removed; see crit"
         case .explain: "say what a dump of a running tree would refuse or need an option for; freezes nothing"
+        case .verify: "look whether an image directory (DIR or -D) and its parents are as they were dumped"
         case .networkUnlock: "let packets through again that a dump holds back for a restore (-D), or that one held that was killed"
         case .demo: "show a small program being dumped and restored"
         case .help: "print help, the manual page (--man) or completions (--completions SHELL)"
@@ -32,7 +33,7 @@ package enum Command: String, Sendable, CaseIterable {
     }
 
     /// Words that follow the command itself.
-    package var operand: String? { self == .swrk ? "FD" : nil }
+    package var operand: String? { self == .swrk ? "FD" : self == .verify ? "[DIR]" : nil }
 
     /// Shown in help and completions.
     package var isHidden: Bool { self == .count || self == .keepTrackers || self == .exec || self == .show }
@@ -42,7 +43,7 @@ package enum Command: String, Sendable, CaseIterable {
         case .service, .swrk: .notYet("RPC")
         case .exec: .removed("use compel instead")
         case .show: .removed("use crit instead")
-        case .dump, .preDump, .restore, .lazyPages, .pageServer, .check, .explain, .cpuinfoDump, .cpuinfoCheck, .dedup, .networkUnlock, .demo, .help, .count, .keepTrackers: .supported
+        case .dump, .preDump, .restore, .lazyPages, .pageServer, .check, .explain, .cpuinfoDump, .cpuinfoCheck, .dedup, .verify, .networkUnlock, .demo, .help, .count, .keepTrackers: .supported
         }
     }
 }

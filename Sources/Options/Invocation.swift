@@ -61,6 +61,7 @@ package enum Invocation: Sendable, Equatable {
             options.execCommand = operands
             operands = []
         }
+        if command == .verify, !operands.isEmpty { options.imagesDirectory = operands.removeFirst() }
         guard operands.isEmpty else {
             throw .usage("too many words for \(command.rawValue): \(operands.map { "\"\($0)\"" }.joined(separator: " "))")
         }

@@ -68,6 +68,7 @@ extension OptionTable {
             $0.checkOnly = $1.isOn
         },
         OptionRow("digest", .dump, .own, "keep the SHA-256 of programs and libraries, so that a restore sees every change of them") { $0.digest = $1.isOn },
+        OptionRow("no-verify", [.restore, .lazyPages, .pageServer], .own, "take images as they are, without looking whether they are as they were dumped") { $0.verifies = !$1.isOn },
         OptionRow("man", .help, .own, "print the manual page (roff)") { $0.manualPage = $1.isOn },
         OptionRow("completions", taking: .required("SHELL"), .help, .own, "print completions for bash, zsh or fish") {
             (options, value) throws(OptionError) in options.completions = try value.choice()

@@ -43,6 +43,8 @@ package struct Options: Sendable, Equatable {
     package var digest = false
     package var checkOnly = false
     package var plan = false
+    /// Whether images are held against their checksums.
+    package var verifies = true
 
     // Files
     package var linkRemap = false

@@ -15,7 +15,7 @@ package enum Dedup {
         var freed: UInt64 = 0
         for newer in chain.directories.indices.dropLast() where newer == 0 || !newestOnly {
             for name in try chain.directories[newer].names() {
-                guard let (file, number) = pagemap(name) else { continue }
+                guard let (file, number) = ImageFile.pagemap(named: name) else { continue }
                 let fresh = try present(chain, newer, file, number)
                 for older in (newer + 1)..<chain.directories.count where chain.directories[older].exists(file, number) {
                     let directory = chain.directories[older]
@@ -35,13 +35,6 @@ package enum Dedup {
             let ranges = image.runs.filter { $0.file == index }.map { $0.offset..<($0.offset + UInt64($0.range.count)) }
             _ = try punch(ranges, in: file.name, chain.directories[file.level])
         }
-    }
-
-    private static func pagemap(_ name: String) -> (ImageFile<PagemapEntry>, UInt64)? {
-        guard name.hasPrefix("pagemap-"), name.hasSuffix(".img") else { return nil }
-        let middle = name.dropFirst(8).dropLast(4)
-        if middle.hasPrefix("shmem-") { return UInt64(middle.dropFirst(6)).map { (.sharedPagemap, $0) } }
-        return UInt64(middle).map { (.pagemap, $0) }
     }
 
     private static func present(_ chain: PageChain, _ level: Int, _ file: ImageFile<PagemapEntry>, _ number: UInt64) throws -> [Range<UInt64>] {

@@ -13,6 +13,7 @@ package final class PageServer {
     private let source: (any PageSource)?
     private let log: Log
     private let buffer = PageBuffer()
+    private let workers = Workers()
 
     private var nextPagesID: UInt32 = 0x10001
     private var files: [PageSubject: Incoming] = [:]
@@ -21,9 +22,9 @@ package final class PageServer {
 
     /// The images of one subject while they come in.
     private final class Incoming {
-        let writer: ImageWriter, pages: FileDescriptor, name: String
+        let writer: ImageWriter, pages: NewPagesFile
         var written: UInt64 = 0, end: UInt64 = 0, isClosed = false
-        init(_ writer: ImageWriter, _ pages: FileDescriptor, _ name: String) { (self.writer, self.pages, self.name) = (writer, pages, name) }
+        init(_ writer: ImageWriter, _ pages: NewPagesFile) { (self.writer, self.pages) = (writer, pages) }
     }
 
     /// - Parameters:
@@ -59,6 +60,7 @@ package final class PageServer {
             if !files.isEmpty { throw refused("it ended before the dump was done") }
             return false
         } catch {
+            workers.cancel()
             for name in names { try? Files.unlink(name, at: images.number) }
             throw error
         }
@@ -80,15 +82,16 @@ package final class PageServer {
             throw CheckpointError("serve", .object("the connection"), "the image directory holds an earlier dump (inventory.img)", remedy: "another directory with -D")
         }
         guard files[subject] == nil else { throw refused("the pages of \(subject) come twice") }
-        let name = subject.file.name(subject.number), pages = "pages-\(nextPagesID).img"
+        let name = subject.file.name(subject.number)
         var head = PagemapHead()
         head.pagesID = nextPagesID
         nextPagesID += 1
         try CheckpointError.about("write", .image(name)) {
             let writer = try ImageWriter(directory: images, name: name)
-            names += [name, pages]
+            let pages = try NewPagesFile(head.pagesID, pagemap: name, in: images, workers)
+            names += [name, pages.name, ImageFile.pageChecksums.name(head.pagesID)]
             try writer.append(head)
-            files[subject] = Incoming(writer, try FileDescriptor.open(pages, O_RDWR | O_CREAT | O_TRUNC, mode: 0o644, at: images.number), pages)
+            files[subject] = Incoming(writer, pages)
         }
         if let before = current { try close(before) }
         current = subject
@@ -117,8 +120,9 @@ package final class PageServer {
         var left = UInt64(range.count)
         while left > 0 {
             guard try buffer.receive(Int(min(left, UInt64(PageBuffer.capacity))), from: connection.socket) else { throw refused("it ended within the pages of \(subject)") }
-            try CheckpointError.about("write", .image(file.name), remedy: "free space there") { try buffer.write(to: file.pages, at: file.written) }
+            try CheckpointError.about("write", .image(file.pages.name), remedy: "free space there") { try buffer.write(to: file.pages.file, at: file.written) }
             file.written += UInt64(buffer.count)
+            file.pages.grew(to: file.written)
             left -= UInt64(buffer.count)
         }
     }
@@ -127,6 +131,9 @@ package final class PageServer {
         for subject in files.keys { try close(subject) }
         guard !files.isEmpty else { return }
         try CheckpointError.about("write", .object("the images"), remedy: "free space there") {
+            for file in files.values { try file.pages.isWhole(file.written) }
+            try workers.finish()
+            for file in files.values { try file.pages.writeChecksums(in: images) }
             _ = try Syscall.call("syncfs", 306, Int(images.number), on: .fd(images.number))
         }
         if frees { try Dedup.run(try PageChain(try ImageDirectory(images)), newestOnly: true) }
@@ -167,6 +174,11 @@ package final class ImagePageSource: PageSource {
         let file = image.files[run.file]
         let got = buffer.read(from: file.descriptor, at: run.offset, run.range.count)
         guard got > 0, got % 4096 == 0 else { throw CheckpointError("read", .image(file.name), "its pages can't be read") }
+        if let damaged = file.damagedPage(buffer.checksums, at: run.offset) {
+            throw CheckpointError(
+                "give", .image(file.name), "the page at 0x\(String(run.range.lowerBound + UInt64(damaged) * 4096, radix: 16)) of task \(task) is not as it was dumped: its checksum differs",
+                remedy: PageChecksums.remedy)
+        }
         return got
     }
 }

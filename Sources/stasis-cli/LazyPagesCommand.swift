@@ -16,7 +16,7 @@ enum LazyPagesCommand {
             let remote = try options.pageServerPlace.map { try RemotePageSource($0) }
             try PageServerCommand.inBackground(session)
             let restorer = try listener.accept()
-            let chain = try PageChain(try ImageDirectory(session.images))
+            let chain = try PageChain(try ImageDirectory(session.images), verifies: options.verifies)
             let daemon = LazyPages(remote ?? ImagePageSource(chain), missing: { try missing($0, chain) }, session.log)
             try daemon.serve(restorer)
             try remote?.finish()

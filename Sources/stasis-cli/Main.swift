@@ -31,6 +31,7 @@ struct Main {
         case .preDump: return PreDumpCommand.run(options)
         case .dedup: return DedupCommand.run(options)
         case .keepTrackers: return KeepTrackersCommand.run()
+        case .verify: return VerifyCommand.run(options)
         case .restore: return RestoreCommand.run(options)
         case .check: return CheckCommand.run(options)
         case .networkUnlock: return NetworkUnlockCommand.run(options)

@@ -22,7 +22,7 @@ enum PageServerCommand {
                 try inBackground(session)
                 connection = PageConnection(try listener.accept())
             }
-            let source = options.lazyPages ? ImagePageSource(try PageChain(try ImageDirectory(session.images))) : nil
+            let source = options.lazyPages ? ImagePageSource(try PageChain(try ImageDirectory(session.images), verifies: options.verifies)) : nil
             try PageServer(connection, images: session.images, frees: options.autoDedup, source: source, session.log).serve()
             return 0
         }

@@ -5,7 +5,8 @@ import Options
 /// What a user without root needs to say and to have (criu(8), NON-ROOT).
 enum Privileges {
     static func check(_ options: Options) throws(OptionError) {
-        guard geteuid() != 0 else { return }
+        // Who may read images may look at them.
+        guard geteuid() != 0, options.command != .verify else { return }
         guard options.unprivileged else {
             throw .usage("not run by root", try: "run as root, or give --unprivileged to accept what is not possible without")
         }

@@ -115,6 +115,7 @@ extension RestoreSettings {
         leaveStopped = options.leaveStopped
         postponesPages = options.lazyPages
         freesPages = options.autoDedup
+        verifies = options.verifies
         sibling = options.restoreSibling
         inherited = options.inheritedDescriptors.map { ($0.descriptor, $0.resource) }
         external = options.externals.map(\.text)

@@ -53,7 +53,7 @@ import Testing
         Cause(name: "library changed behind the same size and build id", program: "import ctypes; L=ctypes.CDLL('./lib.so')", dump: "--digest",
               harm: "printf x | dd of=lib.so bs=1 seek=$(( $(stat -c %s lib.so) - 1 )) conv=notrunc status=none", words: "another digest"),
         // A plugins_entry more in the inventory: protobuf joins it with the one that is there.
-        Cause(name: "plugin missing", harm: "python3 -c \"d=open('d/inventory.img','rb').read(); m=d[8:]+b'b'+bytes([13])+b'b'+bytes([11])+b'cuda_plugin'; open('d/inventory.img','wb').write(d[:4]+len(m).to_bytes(4,'little')+m)\"", words: "the plugin cuda_plugin"),
+        Cause(name: "plugin missing", restore: "--no-verify", harm: "python3 -c \"d=open('d/inventory.img','rb').read(); m=d[8:]+b'b'+bytes([13])+b'b'+bytes([11])+b'cuda_plugin'; open('d/inventory.img','wb').write(d[:4]+len(m).to_bytes(4,'little')+m)\"", words: "the plugin cuda_plugin"),
         Cause(name: "program missing", program: "open('ready','w'); os.execv('./nap', ['nap', '1000'])", harm: "rm nap", words: "No such file or directory"),
         Cause(name: "port taken", program: "import socket; s=socket.socket(); s.bind(('127.0.0.1', 45871)); s.listen()",
               harm: "python3 -c \"import socket,time; s=socket.socket(); s.bind(('127.0.0.1',45871)); s.listen(); open('held','w'); time.sleep(60)\" & until [ -e held ]; do sleep 0.02; done", words: "is in use"),
@@ -74,6 +74,8 @@ import Testing
         Cause(name: "image damaged", harm: "truncate -s 20 d/mm-$P.img", words: "mm-"),
         Cause(name: "image missing", harm: "rm d/fdinfo-2.img", words: "fdinfo-2.img"),
         Cause(name: "pages cut short", harm: "truncate -s 4096 d/pages-1.img", words: "pages-1.img"),
+        Cause(name: "a flipped byte", harm: "printf '\\377' | dd of=d/pages-1.img bs=1 seek=5000 conv=notrunc status=none", words: "is not as it was dumped"),
+        Cause(name: "checksums missing", harm: "rm d/checksums.img", words: "checksums.img"),
         Cause(name: "pidfile exists", restore: "--pidfile p", harm: "touch d/p", words: "p'"),
     ]
 

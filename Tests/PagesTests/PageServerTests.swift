@@ -47,7 +47,7 @@ import Testing
         let scratch = try Scratch()
         let answer = try serve(open() + add(1, at: 0x1000) + page + add(2, at: 0x5000, flags: 2) + add(1, at: 0x9000, flags: 6) + page + close, in: scratch)
         #expect(answer == [0, 0, 0, 0, 0])
-        #expect(scratch.names == ["pagemap-42.img", "pages-65537.img"])
+        #expect(scratch.names == ["checksums-65537.img", "pagemap-42.img", "pages-65537.img"])
         let pagemap = try ImageDirectory(scratch.descriptor).checkedPagemap(.pagemap, 42)
         #expect(pagemap.runs.map(\.address) == [0x1000, 0x5000, 0x9000] && pagemap.bytesInPagesFile == 8192)
         #expect(try ImageDirectory(scratch.descriptor).contents(of: "pages-65537.img") == page + page)

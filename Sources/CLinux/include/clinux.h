@@ -23,6 +23,10 @@ void clinux_sha256_begin(struct clinux_sha256 *hash);
 void clinux_sha256_add(struct clinux_sha256 *hash, const void *bytes, size_t count);
 void clinux_sha256_end(struct clinux_sha256 *hash, unsigned char digest[32]);
 
+/// CRC-32C of `count` bytes that follow others of which it is `before` (0: none), and of each of `pages` pages of 4096 bytes.
+uint32_t clinux_crc32c(uint32_t before, const void *bytes, size_t count);
+void clinux_crc32c_of_pages(const void *bytes, size_t pages, uint32_t *sums);
+
 /// strerrorname_np(3) and strerrordesc_np(3): NULL for an unknown number.
 const char *clinux_error_name(int number);
 const char *clinux_error_text(int number);

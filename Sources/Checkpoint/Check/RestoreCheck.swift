@@ -43,10 +43,17 @@ package struct RestoreCheck {
         if let rules = request.settings.processor {
             look("this CPU", "it has what the images need") { try Restore.checkProcessor(images, rules, request.log) }
         }
-        let input = try RestoreInput(images)
+        let verification = request.settings.verifies ? Verification() : nil
+        let input = try Restore.read(images, request, verification)
         fine("the images", "\(input.members.count) tasks, consistent" + (input.inventory.stasis.checkOnly ? "; of a dump that only checked, without content" : ""))
         let context = RestoreContext(settings: request.settings, log: request.log, images: images, files: input.files, checksOnly: true)
 
+        if let verification, let set = input.processes.values.first?.set, !set.pages.isWithoutContent {
+            try verification.addPages(of: set.pages, set)
+            let problems = verification.problems()
+            for error in problems { refused(CheckpointError("restore", error)) }
+            if problems.isEmpty { fine("checksums", "\(verification.count.files) images and \(verification.count.pages) pages are as they were dumped") }
+        }
         look("plugins", "none is missing") { try Plugins.check(input.inventory) }
         lookAtTree(input)
         lookAtMemory(input)

@@ -205,6 +205,7 @@ package enum Dump {
         if incremental.tracks { entry.dumpUptime = Clock.boottime() / 1000 }
         if context.settings.tcpClose { entry.tcpClose = true }
         entry.stasis.version = "0.1.0"
+        entry.stasis.checksums = true
         entry.stasis.hostShm = context.hostSharedMemory
         if context.purpose == .check { entry.stasis.checkOnly = true }
         return entry
@@ -242,6 +243,7 @@ final class Commit {
         try images.append("inventory.img.tmp", inventory)
         try CheckpointError.about("write", .object("the images"), remedy: "free space, or give another directory with -D") {
             try images.finish()
+            try FileChecksums.write(in: directory)
             try images.flushToDisk()
             try Files.rename("inventory.img.tmp", to: "inventory.img", in: directory.number)
             try Syscall.call("fsync", SYS_fsync, Int(directory.number), on: .fd(directory.number))

@@ -95,10 +95,8 @@ package enum PreDump {
         let total = found.reduce(0) { $0 + $1.runs.pages * 4096 }
         var done: UInt64 = 0
         for (index, part) in found.enumerated() {
-            let name = "pages-\(index + 1).img"
-            let file = try CheckpointError.about("write", .image(name)) {
-                try FileDescriptor.open(name, O_RDWR | O_CREAT | O_TRUNC, mode: 0o644, at: images.directory.number)
-            }
+            let pagemap = "pagemap-\(part.process).img"
+            let pages = try images.pagesFile(UInt32(index + 1), pagemap: pagemap)
             let copier = PageCopier(of: part.view, buffer)
             var entries = PageEntries(), offset: UInt64 = 0
             for run in part.runs.runs {
@@ -109,17 +107,19 @@ package enum PreDump {
                 }
                 try copier.copy(run.range) { piece, content in
                     guard let content else { return incremental.forget(piece, of: part.process) }
-                    try CheckpointError.about("write", .image(name), remedy: "free space, or give another directory with -D") { try content.write(to: file, at: offset) }
+                    try CheckpointError.about("write", .image(pages.name), remedy: "free space, or give another directory with -D") { try content.write(to: pages.file, at: offset) }
                     entries.add(piece, run.flags)
                     offset += UInt64(piece.count)
+                    pages.grew(to: offset)
                     done += UInt64(piece.count)
                     request.progress("memory of \(part.process)", done, total)
                 }
             }
+            try pages.isWhole(offset)
             statistics.pagesWritten += offset / 4096
             var head = PagemapHead()
-            head.pagesID = UInt32(index + 1)
-            try images.write("pagemap-\(part.process).img", [head] + entries.entries)
+            head.pagesID = pages.number
+            try images.write(pagemap, [head] + entries.entries)
         }
     }
 
@@ -156,6 +156,7 @@ package enum PreDump {
         entry.preDumpMode = settings.preDumpReads ? 2 : 1
         entry.pluginsEntry = PluginsEntry()
         entry.dumpCriuRunID = incremental.run
+        entry.stasis.checksums = true
         return entry
     }
 }

@@ -2,6 +2,7 @@ import CLinux
 import Glibc
 import Graft
 import ImageMessages
+import Images
 import Kinds
 import Linux
 import Pages
@@ -235,20 +236,22 @@ final class ProcessDumper {
         let pagesID = context.newPagesID()
         var head = PagemapHead()
         head.pagesID = pagesID
-        try context.images.write("pagemap-\(id).img", [head] + runs.entries())
+        let pagemap = "pagemap-\(id).img"
+        try context.images.write(pagemap, [head] + runs.entries())
         guard context.savesMemory else { return }
-        let name = "pages-\(pagesID).img"
-        let image = try CheckpointError.about("write", .image(name)) {
-            try FileDescriptor.open(name, O_RDWR | O_CREAT | O_TRUNC, mode: 0o644, at: context.images.directory.number)
-        }
+        let pages = try context.images.pagesFile(pagesID, pagemap: pagemap), image = pages.file
         var lent: [Int32] = []
         if runs.pages > 16, fileSizeLimit == UInt64.max { lent = (try? grafted.lend([image], used: used)) ?? [] }
-        var writer = PageWriter(image: image, name: name, process: view)
+        var writer = PageWriter(image: image, name: pages.name, process: view)
         let total = UInt64(runs.pages) * 4096
-        writer.report = { [progress] in progress($0, total) }
+        writer.report = { [progress] in
+            progress($0, total)
+            pages.grew(to: $0)
+        }
         try writer.write(runs, by: grafted, lent: lent.first)
         if !lent.isEmpty { try grafted.takeBack(lent) }
-        try eraseGrafts(graft.ranges, runs, image)
+        try eraseGrafts(graft.ranges, runs, pages)
+        try pages.isWhole(total)
     }
 
     private func guardRanges(_ scan: PageScan) throws -> [Range<UInt64>] {
@@ -256,12 +259,14 @@ final class ProcessDumper {
     }
 
     /// Where our grafts stand there were zeros before: the image shows zeros.
-    private func eraseGrafts(_ ranges: [Range<UInt64>], _ runs: PageRuns, _ image: FileDescriptor) throws {
+    private func eraseGrafts(_ ranges: [Range<UInt64>], _ runs: PageRuns, _ pages: NewPagesFile) throws {
         var offset: UInt64 = 0
         for run in runs.runs where run.flags & PageRuns.present != 0 {
             for range in ranges where range.overlaps(run.range) {
                 let part = range.clamped(to: run.range)
-                try image.write([UInt8](repeating: 0, count: part.count), at: Int(offset + part.lowerBound - run.range.lowerBound))
+                let start = offset + part.lowerBound - run.range.lowerBound
+                try pages.file.write([UInt8](repeating: 0, count: part.count), at: Int(start))
+                pages.changed(start..<(start + UInt64(part.count)))
             }
             offset += UInt64(run.range.count)
         }

@@ -249,6 +249,7 @@ struct MemoryRestorer {
         try calls.flush()
         statistics.pagesRestored += wanted.reduce(0) { $0 + UInt64($1.range.count) / 4096 }
         guard !wanted.isEmpty else { return }
+        verify(wanted)
         let total = wanted.reduce(0) { $0 + UInt64($1.range.count) }
         var done: UInt64 = 0
         for (index, pages) in image.files.enumerated() {
@@ -261,12 +262,19 @@ struct MemoryRestorer {
         }
     }
 
+    /// Beside the reading, from what both find in the page cache.
+    private func verify(_ runs: [PageImage.Run]) {
+        let images = process.images!, pid = UInt32(bitPattern: images.pid)
+        context.verification?.add(images.pages, runs, of: .init(task: pid) { [set = images.set] in set.mapping(at: $0, of: pid) })
+    }
+
     private func restoreRing(_ ring: AioRingEntry, _ files: [FileKey: Int32]) throws {
         let image = process.images!.pages
         let range = ring.id..<(ring.id &+ UInt64(ring.ringLen))
         guard ring.ringLen > 0, ring.ringLen < 1 << 24, let run = image.runs(within: [range]).first, run.range == range else {
             throw CheckpointError("restore", .image("mm-\(process.pid).img"), "the AIO ring at 0x\(String(ring.id, radix: 16)) has no pages in the images")
         }
+        verify([run])
         try AioRing.restore(ring, content: try image.files[run.file].descriptor.read(Int(ring.ringLen), at: Int(run.offset)), in: process.grafted, file: files[Self.executableKey] ?? 0)
     }
 

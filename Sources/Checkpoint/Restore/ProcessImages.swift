@@ -14,6 +14,8 @@ struct ProcessImages {
     let mm: MmEntry
     let fs: FsEntry
     let pages: PageImage
+    /// All that it was found in.
+    let set: ImageSet
 
     var pid: Int32 { Int32(bitPattern: pstree.pid) }
     var isDead: Bool { core.tc.taskState == 2 }

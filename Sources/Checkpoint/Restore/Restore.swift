@@ -59,15 +59,18 @@ package final class Restore {
         let restore = try Restore(request)
         do {
             let lazy = try restore.make(began)
+            try restore.verifyPages()
             let root = ThreadID(restore.rootPid)
             try request.hook("post-restore", root)
             try request.hook("pre-resume", root)
             try lazy?.finish()
             try restore.letRun()
         } catch {
+            let damage = restore.context.verification?.stop()
             restore.killAll()
             for undo in restore.context.undo.reversed() { undo() }
             for cleanup in restore.context.cleanup.reversed() { cleanup() }
+            if let damage { throw CheckpointError("restore", damage) }
             throw error
         }
         for cleanup in restore.context.cleanup.reversed() { cleanup() }
@@ -95,7 +98,8 @@ package final class Restore {
         self.request = request
         let images = try ImageDirectory(request.images)
         if let rules = request.settings.processor { try Self.checkProcessor(images, rules, request.log) }
-        input = try RestoreInput(images, lazily: request.settings.postponesPages)
+        let verification = request.settings.verifies ? Verification() : nil
+        input = try Self.read(images, request, verification)
         if input.inventory.stasis.checkOnly {
             throw CheckpointError("restore", .image("inventory.img"), "the images are of dump --check-only, without memory", remedy: "dump without --check-only")
         }
@@ -105,6 +109,7 @@ package final class Restore {
         try MemoryRoom.check(input.processes.values.map { ($0.pid, $0.pages.bytes) })
         context = RestoreContext(settings: request.settings, log: request.log, images: images, files: input.files)
         context.runID = input.inventory.dumpCriuRunID
+        context.verification = verification
         places = .init(hole: try MemoryPlan.commonHole(input.processes.values.map(\.mm), size: MemoryRestorer.Places.size))
         do {
             cgroups = try CgroupRestore(image: input.cgroups, own: input.inventory.rootCgSet, request.settings.cgroups, context)
@@ -116,6 +121,19 @@ package final class Restore {
         statistics.pagesSkippedCow = 0
         statistics.pagesRestored = 0
         request.log.info("Plan: \(plan.members.count) processes, \(plan.helpers.count) helpers, workspace at 0x\(String(places.hole, radix: 16))")
+    }
+
+    /// Images are held against their checksums while they are read: damage is the first cause of whatever else is wrong with them.
+    static func read(_ images: ImageDirectory, _ request: Request, _ verification: Verification?) throws -> RestoreInput {
+        do {
+            if let verification, let checksums = try FileChecksums(of: images) { verification.add(checksums, of: images) }
+            let input = try RestoreInput(images, lazily: request.settings.postponesPages, verifies: verification != nil)
+            try verification?.finish()
+            return input
+        } catch {
+            if let damage = verification?.problems().first { throw CheckpointError("restore", damage) }
+            throw error
+        }
     }
 
     /// Before all else: a program that meets an instruction which this CPU lacks dies of it much later.
@@ -337,6 +355,11 @@ package final class Restore {
 
     /// Ids of files that descriptors refer to, themselves or through queues.
     // MARK: state
+
+    /// Waits for the checksums of all pages that were read: nothing has run with them yet.
+    private func verifyPages() throws {
+        do throws(ImageError) { try context.verification?.finish() } catch { throw CheckpointError("restore", error) }
+    }
 
     private func setState() throws {
         for member in plan.members.reversed() {

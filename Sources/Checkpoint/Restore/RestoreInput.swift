@@ -17,9 +17,10 @@ struct RestoreInput {
     let seccomp: SeccompEntry
     let cgroups: CgroupEntry?
 
-    init(_ images: ImageDirectory, lazily: Bool = false) throws {
+    /// - Parameter verifies: whether pages come with their checksums.
+    init(_ images: ImageDirectory, lazily: Bool = false, verifies: Bool = false) throws {
         // Read once, and held against each other before anything is made.
-        let set = try ImageSet(images)
+        let set = try ImageSet(images, verifies: verifies)
         try set.validate(for: ImageTarget(addressSpaceEnd: AddressSpace.end))
         inventory = set.inventory
         var members = [TreePlan.Member](), processes = [Int32: ProcessImages](), zombies = [Int32: CoreEntry]()
@@ -42,7 +43,7 @@ struct RestoreInput {
                 throw CheckpointError("restore", .image("pagemap-\(pid).img"), "the page at 0x\(String(first.lowerBound, radix: 16)) is still with the machine of the dump", remedy: "stasis lazy-pages with --page-server, and restore --lazy-pages")
             }
             processes[pid] = ProcessImages(
-                pstree: entry, core: core, threads: task.threads.map { (Int32(bitPattern: $0.id), $0.core) }, ids: ids, mm: mm, fs: fs, pages: pages)
+                pstree: entry, core: core, threads: task.threads.map { (Int32(bitPattern: $0.id), $0.core) }, ids: ids, mm: mm, fs: fs, pages: pages, set: set)
         }
         (self.members, self.processes, self.zombies) = (members, processes, zombies)
         (tables, seccomp, cgroups) = (set.descriptors, set.seccomp, set.cgroup)

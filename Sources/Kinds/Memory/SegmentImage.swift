@@ -19,6 +19,7 @@ package struct SegmentImage {
         let name = self.name
         pages = try CheckpointError.about("restore", .image(name)) { try PageImage(try context.pageChain(), .sharedPagemap, shmid) }
         guard pages.elsewhere.isEmpty else { throw CheckpointError("restore", .image(name), "it has pages that neither it nor a parent holds") }
+        context.verification?.add(pages, pages.runs, of: .init(segment: shmid))
         let end = (size + Self.page - 1) & ~(Self.page - 1)
         if let last = pages.runs.last, last.range.upperBound > end {
             throw CheckpointError("restore", .image(name), "it has a page at \(last.range.upperBound - Self.page), the segment has \(size) bytes")

@@ -85,7 +85,7 @@ package enum SharedMemory {
         context.statistics.shpagesScanned += (size + page - 1) / page
         if let receiver = context.receiver { return try send(ranges, of: file, shmid, size, to: receiver, context) }
         let pagesID = context.newPagesID()
-        let pagemap = "pagemap-shmem-\(shmid).img", pages = "pages-\(pagesID).img"
+        let pagemap = "pagemap-shmem-\(shmid).img"
         var head = PagemapHead()
         head.pagesID = pagesID
         try context.images.append(pagemap, head)
@@ -96,8 +96,8 @@ package enum SharedMemory {
             context.statistics.shpagesWritten += entry.nrPages
         }
         guard context.savesMemory else { return }
-        try CheckpointError.about("write", .image(pages), remedy: "free space, or give another directory with -D") {
-            let image = try FileDescriptor.open(pages, O_RDWR | O_CREAT | O_TRUNC, mode: 0o644, at: context.images.directory.number)
+        let pages = try context.images.pagesFile(pagesID, pagemap: pagemap), image = pages.file
+        try CheckpointError.about("write", .image(pages.name), remedy: "free space, or give another directory with -D") {
             var total = 0
             for range in ranges {
                 try file.seek(Int(range.lowerBound))
@@ -107,6 +107,7 @@ package enum SharedMemory {
             // The last page of a file whose size is not one of pages.
             try Syscall.call("ftruncate", SYS_ftruncate, Int(image.number), total, on: .fd(image.number))
             try Syscall.call("fdatasync", SYS_fdatasync, Int(image.number), on: .fd(image.number))
+            try pages.isWhole(UInt64(total))
         }
     }
 

@@ -2,8 +2,9 @@ package import Graft
 
 /// Memory and places in a file, as arguments of preadv(2) or pwritev(2): at most 1,024 pieces (IOV_MAX) and `bytesPerCall` a call.
 package struct VectoredTransfer {
-    /// Bytes of one batch: small enough to say how it goes, big enough not to be noticed (a batch costs some 10 µs).
-    package static let bytesPerBatch: UInt64 = 1 << 28
+    /// Bytes of one batch: small enough to say how it goes, and for checksums to follow closely; big enough not to be noticed (a batch
+    /// costs some 10 µs).
+    package static let bytesPerBatch: UInt64 = 1 << 26
     /// Small enough to be shared out among several tasks.
     private static let bytesPerCall: UInt64 = 1 << 24
 

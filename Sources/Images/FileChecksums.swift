@@ -1,0 +1,81 @@
+import Glibc
+import ImageMessages
+public import Linux
+
+/// checksums.img: size and CRC-32C of every other image of a directory but the pages, which have theirs page by page (PageChecksums). The
+/// inventory says that it is there. Its last entry, without a name, has the sum of what is before it.
+public struct FileChecksums: Sendable {
+    let entries: [StasisFileChecksum]
+
+    /// Of all images in the directory, which are complete but for the inventory's name.
+    public static func write(in directory: FileDescriptor) throws(ImageError) {
+        let names: [String]
+        do throws(SyscallError) { names = try Files.names(in: ".", at: directory.number).sorted() } catch { throw ImageError(".", "it can't be listed", error) }
+        let own = ImageFile.checksums.name
+        let writer = try ImageWriter(directory: directory, name: own)
+        var before = ImageFile.checksums.kind.magic.bytes
+        for name in names {
+            let isInventory = name == "inventory.img.tmp"
+            guard isInventory || isCovered(name) else { continue }
+            var entry = try checksum(name, in: directory)
+            if isInventory { entry.name = "inventory.img" }
+            let frame = try ImageWriter.frame(entry)
+            before += frame
+            try writer.appendRaw(frame)
+        }
+        try writer.append(last(behind: before))
+        try writer.finish(sync: false)
+    }
+
+    private static func last(behind bytes: [UInt8]) -> StasisFileChecksum {
+        var entry = StasisFileChecksum()
+        (entry.size, entry.crc32C) = (UInt64(bytes.count), Checksum.of(bytes))
+        return entry
+    }
+
+    private static func isCovered(_ name: String) -> Bool {
+        guard name.hasSuffix(".img"), name != ImageFile.checksums.name, name != "inventory.img", let kind = ImageKind.named(name)?.kind else { return false }
+        return kind.prefix != ImageKind.pages.prefix
+    }
+
+    private static func checksum(_ name: String, in directory: FileDescriptor) throws(ImageError) -> StasisFileChecksum {
+        let (file, _) = try ImageReader.open(name, in: directory)
+        var entry = StasisFileChecksum()
+        entry.name = name
+        do throws(SyscallError) { (entry.crc32C, entry.size) = try Checksum.of(file) } catch { throw ImageError(name, "it can't be read", error) }
+        return entry
+    }
+
+    /// Those of a directory; nil where it has none: CRIU wrote it.
+    public init?(of directory: ImageDirectory) throws(ImageError) {
+        guard directory.exists(.checksums) else {
+            guard let inventory = try? directory.single(.inventory), inventory.stasis.checksums else { return nil }
+            throw ImageError(
+                ImageFile.checksums.name, "it is missing, and inventory.img says that it belongs here", remedy: PageChecksums.remedy, errno: Errno(ENOENT))
+        }
+        let bytes = try directory.contents(of: ImageFile.checksums.name)
+        var reader = try ImageReader(ImageFile.checksums.name, bytes: bytes)
+        var entries = [StasisFileChecksum]()
+        while true {
+            let start = Int(reader.offset)
+            guard let entry = try reader.next(StasisFileChecksum.self) else { throw ImageError(reader.name, "it is cut short") }
+            if entry.hasName { entries.append(entry); continue }
+            guard try Array(bytes[start...]) == ImageWriter.frame(Self.last(behind: Array(bytes[..<start]))) else { throw PageChecksums.damaged(reader.name) }
+            break
+        }
+        self.entries = entries
+    }
+
+    /// The first image that is missing or has changed, and all of them.
+    public func problems(in directory: ImageDirectory) -> [ImageError] {
+        entries.compactMap { entry in
+            do throws(ImageError) {
+                let now = try Self.checksum(entry.name, in: directory.descriptor)
+                if now.size != entry.size {
+                    return ImageError(entry.name, "it is not as it was dumped: it has \(now.size) bytes, not \(entry.size)", remedy: PageChecksums.remedy)
+                }
+                return now.crc32C == entry.crc32C ? nil : PageChecksums.damaged(entry.name)
+            } catch { return error }
+        }
+    }
+}

@@ -1,0 +1,104 @@
+import CLinux
+import Glibc
+
+/// Pages on their way from a process, a file or a socket to another, through one buffer that is used again and again.
+@safe public final class PageBuffer {
+    /// Of a buffer made without saying how big.
+    public static let capacity = 1 << 20
+    private let capacity: Int
+    private let memory: UnsafeMutableRawBufferPointer
+    /// Bytes in it.
+    public private(set) var count = 0
+    public init(_ capacity: Int = PageBuffer.capacity) {
+        self.capacity = capacity
+        unsafe memory = .allocate(byteCount: capacity, alignment: 4096)
+    }
+    deinit { unsafe memory.deallocate() }
+
+    /// Reads up to `capacity` bytes of a process's memory. Returns fewer where a page can't be read by the process itself.
+    public func read(_ range: Range<UInt64>, of process: ThreadID) -> Int {
+        let length = min(range.count, capacity)
+        var vectors = unsafe (
+            iovec(iov_base: memory.baseAddress, iov_len: length), iovec(iov_base: UnsafeMutableRawPointer(bitPattern: UInt(range.lowerBound)), iov_len: length))
+        let got = unsafe withUnsafeMutablePointer(to: &vectors) { pair in
+            let local = Int(bitPattern: pair)
+            return unsafe Syscall.raw(SYS_process_vm_readv, Int(process.rawValue), local, 1, local + MemoryLayout<iovec>.stride, 1)
+        }
+        count = max(got, 0) & ~4095
+        return count
+    }
+
+    /// Reads through /proc/PID/mem, which shows also what the process may not read itself.
+    public func inspect(_ range: Range<UInt64>, _ file: FileDescriptor) -> Int { read(from: file, at: range.lowerBound, range.count) }
+
+    /// Reads from a file. Fewer bytes than asked at its end, none on failure.
+    public func read(from file: FileDescriptor, at offset: UInt64, _ length: Int) -> Int {
+        let got = unsafe Syscall.raw(SYS_pread64, Int(file.number), Int(bitPattern: memory.baseAddress), min(length, capacity), Int(bitPattern: UInt(offset)))
+        count = max(got, 0)
+        return count
+    }
+
+    /// Reads from a file until the buffer is full, `length` bytes are there, or the file ends.
+    public func fill(from file: FileDescriptor, at offset: UInt64, _ length: Int) throws(SyscallError) {
+        count = 0
+        let wanted = min(length, capacity)
+        while count < wanted {
+            let at = count
+            let got = try Syscall.check("pread", .fd(file.number)) {
+                unsafe Syscall.raw(SYS_pread64, Int(file.number), Int(bitPattern: memory.baseAddress) + at, wanted - at, Int(bitPattern: UInt(offset)) + at)
+            }
+            if got == 0 { return }
+            count += got
+        }
+    }
+
+    /// Reads exactly `length` bytes from a stream; false when it ends before.
+    public func receive(_ length: Int, from stream: FileDescriptor) throws(SyscallError) -> Bool {
+        count = 0
+        while count < length {
+            let at = count
+            let got = try Syscall.check("read", .fd(stream.number)) { unsafe Syscall.raw(SYS_read, Int(stream.number), Int(bitPattern: memory.baseAddress) + at, length - at) }
+            if got == 0 { return false }
+            count += got
+        }
+        return true
+    }
+
+    /// Of each page in it.
+    public var checksums: [UInt32] { unsafe Checksum.ofPages(UnsafeRawBufferPointer(rebasing: memory[..<count])) }
+    /// Of all that is in it, behind what has the checksum `before`.
+    public func checksum(after before: UInt32) -> UInt32 { unsafe clinux_crc32c(before, memory.baseAddress, count) }
+
+    public func clear(_ length: Int) {
+        count = min(length, capacity)
+        unsafe memory.baseAddress!.initializeMemory(as: UInt8.self, repeating: 0, count: count)
+    }
+    /// Zeros where `ranges` (addresses) overlap what was read from `start`.
+    public func blank(_ ranges: [Range<UInt64>], from start: UInt64) {
+        for range in ranges {
+            let part = range.clamped(to: start..<(start + UInt64(count)))
+            if part.isEmpty { continue }
+            unsafe (memory.baseAddress! + Int(part.lowerBound - start)).initializeMemory(as: UInt8.self, repeating: 0, count: part.count)
+        }
+    }
+
+    /// Writes what was read, at `offset` of a file, or to a stream.
+    public func write(to file: FileDescriptor, at offset: UInt64? = nil) throws(SyscallError) {
+        var done = 0
+        while done < count {
+            let at = done
+            done += try Syscall.check("write", .fd(file.number)) {
+                let address = unsafe Int(bitPattern: memory.baseAddress) + at
+                return if let offset { unsafe Syscall.raw(SYS_pwrite64, Int(file.number), address, count - at, Int(offset) + at) }
+                else { unsafe Syscall.raw(SYS_write, Int(file.number), address, count - at) }
+            }
+        }
+    }
+
+    /// What was read, for a call that takes its address.
+    @unsafe public func bytes(_ range: Range<Int>) -> UnsafeRawBufferPointer {
+        precondition(range.lowerBound >= 0 && range.upperBound <= count)
+        return unsafe UnsafeRawBufferPointer(rebasing: memory[range])
+    }
+}
+@available(*, unavailable) extension PageBuffer: Sendable {}
