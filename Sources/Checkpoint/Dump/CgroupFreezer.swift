@@ -4,11 +4,13 @@ import Linux
 
 /// A freezer cgroup given by --freeze-cgroup, of version 2 (cgroup.freeze) or 1 (freezer.state).
 struct CgroupFreezer {
-    private let control: String, state: String
-    private let versionTwo: Bool
+    private let path: String, control: String, state: String
+    /// Version 1 holds its tasks where no ptrace stop reaches them: they have to be thawed to get there.
+    let versionTwo: Bool
     private let wasFrozen: Bool
 
     init(_ path: String) throws {
+        self.path = path
         if (try? Files.status(path + "/cgroup.freeze")) != nil {
             (versionTwo, control, state) = (true, path + "/cgroup.freeze", path + "/cgroup.events")
             wasFrozen = (try? Files.text(control)).map { $0.hasPrefix("1") } ?? false
@@ -33,6 +35,15 @@ struct CgroupFreezer {
     private var isFrozen: Bool {
         guard let text = try? Files.text(state) else { return false }
         return versionTwo ? text.contains("frozen 1") : text.hasPrefix("FROZEN")
+    }
+    /// The threads in it and in the groups below.
+    var tasks: [ThreadID] {
+        var found = [ThreadID](), groups = [path]
+        while let group = groups.popLast() {
+            found += ((try? Files.text(group + "/tasks")) ?? "").split(separator: "\n").compactMap { Int32($0) }.map { ThreadID($0) }
+            groups += ((try? Files.names(in: group)) ?? []).map { group + "/" + $0 }.filter { (try? Files.status($0 + "/tasks")) != nil }
+        }
+        return found
     }
     /// Back to what it was before.
     func thaw() { if !wasFrozen { try? Files.write(versionTwo ? "0" : "THAWED", to: control) } }

@@ -9,10 +9,17 @@ struct Freeze {
     let root: ThreadID
     let settings: DumpSettings
     let log: Log
-    private var deadline: UInt64
+    private let deadline: UInt64
+    /// Tasks of a cgroup of version 1, told to stop before they were thawed.
+    private var told: [ThreadID: (task: TracedTask, probe: SleepProbe?)] = [:]
+
+    private init(_ root: ThreadID, _ settings: DumpSettings, _ log: Log) {
+        (self.root, self.settings, self.log) = (root, settings, log)
+        deadline = Clock.monotonic() + UInt64(settings.timeout) * 1_000_000_000
+    }
 
     static func stop(_ root: ThreadID, _ settings: DumpSettings, _ log: Log) throws -> FrozenTree {
-        var freeze = Freeze(root: root, settings: settings, log: log, deadline: Clock.monotonic() + UInt64(settings.timeout) * 1_000_000_000)
+        var freeze = Freeze(root, settings, log)
         return try freeze.run()
     }
 
@@ -22,6 +29,10 @@ struct Freeze {
         let began = Clock.monotonic()
         try cgroup?.freeze(until: deadline)
         defer { cgroup?.thaw() }
+        if let cgroup, !cgroup.versionTwo {
+            for id in cgroup.tasks where id != .current { told[id] = try tellToStop(id, of: id) }
+            cgroup.thaw()
+        }
         guard let tree = try seizeProcess(root), !tree.isZombie else {
             throw CheckpointError("freeze", .task(root), "it ended while its tree was being frozen", errno: Errno(ESRCH))
         }
@@ -106,9 +117,7 @@ struct Freeze {
         // All are told to stop before the first is waited for.
         var seized = [(id: ThreadID, task: TracedTask, probe: SleepProbe?)]()
         for id in fresh {
-            let probe = SleepProbe(of: id, in: process.id)
-            guard let task = try attach(id) else { continue }
-            try task.interrupt()
+            guard let (task, probe) = try tellToStop(id, of: process.id) else { continue }
             seized.append((id, task, probe))
         }
         for (id, task, probe) in seized where try waitUntilStopped(task, of: process) {
@@ -119,10 +128,17 @@ struct Freeze {
 
     /// nil when it ended instead.
     private mutating func seize(_ id: ThreadID, of process: FrozenProcess) throws -> FrozenThread? {
-        let probe = SleepProbe(of: id, in: process.id)
-        guard let task = try attach(id), (try? task.interrupt()) != nil else { return nil }
+        guard let (task, probe) = try tellToStop(id, of: process.id) else { return nil }
         guard try waitUntilStopped(task, of: process) else { return nil }
         return try FrozenThread(id: id, task: task, probe: probe)
+    }
+
+    /// nil when it has ended.
+    private mutating func tellToStop(_ id: ThreadID, of process: ThreadID) throws -> (task: TracedTask, probe: SleepProbe?)? {
+        if let early = told.removeValue(forKey: id) { return early }
+        let probe = SleepProbe(of: id, in: process)
+        guard let task = try attach(id), (try? task.interrupt()) != nil else { return nil }
+        return (task, probe)
     }
 
     /// The reasons are those of ptrace(2), ERRORS, and of Yama (Documentation/admin-guide/LSM/Yama.rst).
