@@ -14,6 +14,7 @@ let package = Package(
         .library(name: "Graft", targets: ["Graft"]),
         .library(name: "Images", targets: ["Images"]),
         .library(name: "TCPRepair", targets: ["TCPRepair"]),
+        .library(name: "Migration", targets: ["Migration"]),
     ],
     dependencies: [.package(url: "https://github.com/apple/swift-protobuf", from: "1.39.0")],
     targets: [
@@ -30,9 +31,12 @@ let package = Package(
         .target(name: "Kinds", dependencies: ["CLinux", "Linux", "ImageMessages", "Images", "Graft", "TCPRepair"], swiftSettings: strict),
         .target(name: "Pages", dependencies: ["CLinux", "Linux", "ImageMessages", "Images", "Graft", "Kinds"], swiftSettings: strict),
         .target(name: "Checkpoint", dependencies: ["CLinux", "Linux", "ImageMessages", "Images", "Graft", "Kinds", "Pages"], swiftSettings: strict),
+        .target(
+            name: "Migration", dependencies: ["CLinux", "Linux", "ImageMessages", "Images", "TCPRepair", "Kinds", "Pages", "Checkpoint"],
+            exclude: ["README.md"], swiftSettings: strict),
         .target(name: "Options", dependencies: ["CLinux", "Linux"], swiftSettings: strict),
         .executableTarget(
-            name: "stasis", dependencies: ["CLinux", "Linux", "ImageMessages", "Images", "TCPRepair", "Kinds", "Options", "Pages", "Checkpoint"], path: "Sources/stasis-cli", swiftSettings: strict,
+            name: "stasis", dependencies: ["CLinux", "Linux", "ImageMessages", "Images", "TCPRepair", "Kinds", "Options", "Pages", "Checkpoint", "Migration"], path: "Sources/stasis-cli", swiftSettings: strict,
             // It starts in half the time without 54,000 relocations, and runs where no Swift is installed.
             linkerSettings: [.unsafeFlags(["-static-stdlib", "-l_FoundationCShims", "-l_FoundationCollections", "-Xclang-linker", "-no-pie"], .when(configuration: .release))]),
         .executableTarget(name: "workload", path: "Tests/Workloads", cSettings: [.unsafeFlags(["-Wall", "-O1"])]),
@@ -45,6 +49,7 @@ let package = Package(
         .testTarget(name: "KindsTests", dependencies: ["Kinds", "Graft", "CLinux", "Images", "ImageMessages", "Linux"], swiftSettings: strict),
         .testTarget(name: "PagesTests", dependencies: ["Pages", "Kinds", "Images", "ImageMessages", "Linux"], swiftSettings: strict),
         .testTarget(name: "CheckpointTests", dependencies: ["Checkpoint", "Images", "ImageMessages", "Linux"], swiftSettings: strict),
+        .testTarget(name: "MigrationTests", dependencies: ["Migration", "Checkpoint", "Pages", "Kinds", "Linux"], swiftSettings: strict),
         .testTarget(name: "OptionsTests", dependencies: ["Options"], exclude: ["options-of-criu.txt"], swiftSettings: strict),
         .testTarget(name: "EndToEndTests", dependencies: ["stasis", "workload", "Linux", "Images", "ImageMessages", "Kinds"], swiftSettings: strict),
     ]

@@ -23,11 +23,12 @@ public enum Program {
     /// Starts `name`, looked for in PATH if it has no slash (posix_spawnp(3)), with an empty signal mask and default SIGPIPE.
     /// - Parameter environment: "NAME=value" strings added to ours; a later one replaces an earlier one of that name.
     /// - Parameter output: its standard output and error; nil for ours.
+    /// - Parameter keepsErrors: its standard error is ours all the same.
     /// - Parameter inNewSession: whether it leads a session of its own, with /dev/null as standard input.
     /// - Parameter input: its standard input; nil for ours.
     public static func start(
         _ name: String, _ arguments: [String] = [], adding environment: [String] = [], output: FileDescriptor? = nil, inNewSession: Bool = false,
-        input: FileDescriptor? = nil
+        input: FileDescriptor? = nil, keepsErrors: Bool = false
     ) throws(SyscallError) -> ThreadID {
         var attributes = posix_spawnattr_t()
         unsafe posix_spawnattr_init(&attributes)
@@ -44,7 +45,7 @@ public enum Program {
         defer { unsafe posix_spawn_file_actions_destroy(&actions) }
         if let input { unsafe posix_spawn_file_actions_adddup2(&actions, input.number, STDIN_FILENO) } else if inNewSession { unsafe posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0) }
         if let output {
-            for standard in [STDOUT_FILENO, STDERR_FILENO] { unsafe posix_spawn_file_actions_adddup2(&actions, output.number, standard) }
+            for standard in keepsErrors ? [STDOUT_FILENO] : [STDOUT_FILENO, STDERR_FILENO] { unsafe posix_spawn_file_actions_adddup2(&actions, output.number, standard) }
         }
 
         let words = unsafe ([name] + arguments).map { unsafe strdup($0) } + [nil]

@@ -3,6 +3,7 @@ package enum Command: String, Sendable, CaseIterable {
     case dump, preDump = "pre-dump", restore, lazyPages = "lazy-pages", check, pageServer = "page-server", service, swrk, dedup
     case cpuinfoDump = "cpuinfo dump", cpuinfoCheck = "cpuinfo check"
     case explain, verify
+    case migrate, receive
     case exec, show
     case networkUnlock = "network-unlock"
     case demo, help, count, keepTrackers = "keep-trackers"
@@ -24,6 +25,8 @@ package enum Command: String, Sendable, CaseIterable {
         case .show: "removed; see crit"
         case .explain: "say what a dump of a running tree would refuse or need an option for; freezes nothing"
         case .verify: "look whether an image directory (DIR or -D) and its parents are as they were dumped"
+        case .migrate: "move a running tree to another machine, where stasis receive waits or ssh leads"
+        case .receive: "take a tree that stasis migrate sends, and let it run here"
         case .networkUnlock: "let packets through again that a dump holds back for a restore (-D), or that one held that was killed"
         case .demo: "show a small program being dumped and restored"
         case .help: "print help, the manual page (--man) or completions (--completions SHELL)"
@@ -33,7 +36,14 @@ package enum Command: String, Sendable, CaseIterable {
     }
 
     /// Words that follow the command itself.
-    package var operand: String? { self == .swrk ? "FD" : self == .verify ? "[DIR]" : nil }
+    package var operand: String? {
+        switch self {
+        case .swrk: "FD"
+        case .verify: "[DIR]"
+        case .migrate: "PID"
+        default: nil
+        }
+    }
 
     /// Shown in help and completions.
     package var isHidden: Bool { self == .count || self == .keepTrackers || self == .exec || self == .show }
@@ -43,7 +53,7 @@ package enum Command: String, Sendable, CaseIterable {
         case .service, .swrk: .notYet("RPC")
         case .exec: .removed("use compel instead")
         case .show: .removed("use crit instead")
-        case .dump, .preDump, .restore, .lazyPages, .pageServer, .check, .explain, .cpuinfoDump, .cpuinfoCheck, .dedup, .verify, .networkUnlock, .demo, .help, .count, .keepTrackers: .supported
+        case .migrate, .receive, .dump, .preDump, .restore, .lazyPages, .pageServer, .check, .explain, .cpuinfoDump, .cpuinfoCheck, .dedup, .verify, .networkUnlock, .demo, .help, .count, .keepTrackers: .supported
         }
     }
 }
@@ -76,6 +86,8 @@ package struct CommandSet: OptionSet, Sendable {
     package static let cpuinfo: CommandSet = [CommandSet(.cpuinfoDump), CommandSet(.cpuinfoCheck)]
     package static let explain = CommandSet(.explain)
     package static let help = CommandSet(.help)
+    package static let migrate = CommandSet(.migrate)
+    package static let receive = CommandSet(.receive)
     package static let all = CommandSet(rawValue: .max)
 
     package var names: [String] {

@@ -27,6 +27,10 @@ package enum Invocation: Sendable, Equatable {
         var (command, operands) = try Self.command(line.operands)
         var options = Options(command: command)
         if command == .swrk { options.workerDescriptor = try Self.workerDescriptor(&operands) }
+        if command == .migrate, let first = operands.first {
+            options.tree = try OptionValue(name: "migrate", argument: first, isOn: true).number(in: 1...Int32.max)
+            operands.removeFirst()
+        }
         if environment["CRIU_DEPRECATED"] != nil { options.allowsDeprecated = true }
 
         let configFile = line.options.last { $0.row.name == "config" }?.value.text
@@ -92,6 +96,13 @@ package enum Invocation: Sendable, Equatable {
 extension Options {
     /// What no combination may ask for.
     package func refuseContradictions() throws(OptionError) {
+        if command == .migrate {
+            if tree == nil { throw .usage("migrate needs the pid of the tree's root", try: "migrate PID --to ssh://HOST") }
+            if destination == nil { throw .usage("migrate needs to know where to", try: "--to ssh://HOST, --to unix:PATH") }
+        }
+        if command == .receive, (listens == nil) != usesStandardStreams {
+            throw .usage("receive needs one place where the source comes", try: "--listen unix:PATH, or --stdio")
+        }
         if [.dump, .preDump, .explain].contains(command), tree == nil {
             throw .usage("\(command.rawValue) needs the pid of the tree's root", try: "\(command.rawValue) -t PID")
         }

@@ -25,13 +25,13 @@ extension OptionTable {
         OptionRow("display-stats", negation: true, [.dump, .restore], .common, "print counters and times at the end") {
             $0.displayStats = $1.isOn
         },
-        OptionRow("pidfile", taking: .required("FILE"), [.restore, .service, .pageServer, .lazyPages], .common, "write the pid of the restored root task (of the server) to FILE") {
+        OptionRow("pidfile", taking: .required("FILE"), [.restore, .service, .pageServer, .lazyPages, .receive], .common, "write the pid of the restored root task (of the server) to FILE") {
             $0.pidFile = $1.text
         },
-        OptionRow("status-fd", taking: .required("FD"), [.dump, .restore, .pageServer, .service, .lazyPages], .common, "write one zero byte to FD, and close it, when done (a server: when ready)") {
+        OptionRow("status-fd", taking: .required("FD"), [.dump, .restore, .pageServer, .service, .lazyPages, .receive], .common, "write one zero byte to FD, and close it, when done (a server: when ready)") {
             (options, value) throws(OptionError) in options.statusDescriptor = try value.descriptor()
         },
-        OptionRow("action-script", taking: .required("FILE"), [.dump, .preDump, .restore], .common, "program to run at the hook points; repeatable, later ones run first") {
+        OptionRow("action-script", taking: .required("FILE"), [.dump, .preDump, .restore, .migrate, .receive], .common, "program to run at the hook points; repeatable, later ones run first") {
             $0.actionScripts.append($1.text)
         },
         OptionRow("config", taking: .required("FILE"), .all, .common, "read this configuration file instead of the two default ones") {
@@ -57,18 +57,37 @@ extension OptionTable {
     static let own: [OptionRow] = [
         OptionRow("json", .all, .own, "print one JSON object about the result, or about the error, on standard output") { $0.json = $1.isOn },
         OptionRow("plan", .restore, .own, "print what a restore would do, in order, and do nothing") { $0.plan = $1.isOn },
-        OptionRow("remap-address", taking: .required("OLD=NEW"), .restore, .own, "other addresses or ports for sockets: ADDR=ADDR, ADDR:PORT=ADDR:PORT, :PORT=:PORT; repeatable") {
+        OptionRow("remap-address", taking: .required("OLD=NEW"), [.restore, .receive], .own, "other addresses or ports for sockets: ADDR=ADDR, ADDR:PORT=ADDR:PORT, :PORT=:PORT; repeatable") {
             (options, value) throws(OptionError) in
             guard let remap = InetAddressRemap(value.text) else {
                 throw .usage("--remap-address \"\(value.text)\": not two addresses", try: "--remap-address 10.0.0.1=10.0.0.2, or with ports 10.0.0.1:80=10.0.0.2:8080, :80=:8080")
             }
             options.addressRemaps.append(remap)
         },
-        OptionRow("check-only", [.dump, .restore], .own, "say what would fail, all of it, and change nothing; a dump writes images without memory") {
+        OptionRow("check-only", [.dump, .restore, .migrate], .own, "say what would fail, all of it, and change nothing; a dump writes images without memory") {
             $0.checkOnly = $1.isOn
         },
         OptionRow("digest", .dump, .own, "keep the SHA-256 of programs and libraries, so that a restore sees every change of them") { $0.digest = $1.isOn },
         OptionRow("no-verify", [.restore, .lazyPages, .pageServer], .own, "take images as they are, without looking whether they are as they were dumped") { $0.verifies = !$1.isOn },
+        OptionRow("to", taking: .required("PLACE"), .migrate, .own, "where the tree goes: ssh://[USER@]HOST[:PORT][/PROGRAM], unix:PATH, or HOST[:PORT] with --insecure") {
+            $0.destination = $1.text
+        },
+        OptionRow("max-downtime", taking: .required("MS"), .migrate, .own, "how long the tree may stand still for the last of its memory (default: 300)") {
+            (options, value) throws(OptionError) in options.maxDowntime = try value.number(in: 0...UInt32.max)
+        },
+        OptionRow("max-rounds", taking: .required("N"), .migrate, .own, "copy memory at most so often before the freeze (default: 30; 0: only in the freeze)") {
+            (options, value) throws(OptionError) in options.maxRounds = try value.number(in: 0...1000)
+        },
+        OptionRow("when-too-busy", taking: .required("WHAT"), .migrate, .own, "what to do when the tree writes memory faster than the connection takes it: give-up (default), go-on; post-copy comes later") {
+            (options, value) throws(OptionError) in
+            options.whenTooBusy = try value.choice()
+            if options.whenTooBusy == .postCopy { throw .notYet("--when-too-busy post-copy", "memory that follows a migrated tree") }
+        },
+        OptionRow("listen", taking: .required("PLACE"), .receive, .own, "where to wait for the source: unix:PATH, or HOST:PORT with --insecure") { $0.listens = $1.text },
+        OptionRow("stdio", .receive, .own, "the source is at standard input and output (migrate --to ssh://HOST starts this)") { $0.usesStandardStreams = $1.isOn },
+        OptionRow("insecure", [.migrate, .receive], .own, "permit plain TCP: the memory goes readable over the network, and whoever connects can start processes as us") {
+            $0.isInsecure = $1.isOn
+        },
         OptionRow("man", .help, .own, "print the manual page (roff)") { $0.manualPage = $1.isOn },
         OptionRow("completions", taking: .required("SHELL"), .help, .own, "print completions for bash, zsh or fish") {
             (options, value) throws(OptionError) in options.completions = try value.choice()

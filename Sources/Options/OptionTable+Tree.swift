@@ -1,22 +1,23 @@
 extension OptionTable {
-    private static let both: CommandSet = [.dump, .restore]
+    /// A migration is a dump here and a restore there.
+    private static let both: CommandSet = [.dump, .restore, .migrate, .receive]
 
     static let tree: [OptionRow] = [
-        OptionRow("tree", short: "t", taking: .required("PID"), [.dump, .preDump, .explain], .tree, "root of the process tree to dump") {
+        OptionRow("tree", short: "t", taking: .required("PID"), [.dump, .preDump, .explain, .migrate], .tree, "root of the process tree to dump") {
             (options, value) throws(OptionError) in options.tree = try value.number(in: 1...Int32.max)
         },
         OptionRow("leave-running", short: "R", .dump, .tree, "let the tree run on after the dump") { $0.leaveRunning = $1.isOn },
-        OptionRow("leave-stopped", short: "s", both, .tree, "leave the tree stopped after the dump or the restore") { $0.leaveStopped = $1.isOn },
-        OptionRow("timeout", taking: .required("SECONDS"), [.dump, .preDump], .tree, "time limit for freezing and collecting the tasks (default: 10)") {
+        OptionRow("leave-stopped", short: "s", [.dump, .restore, .receive], .tree, "leave the tree stopped after the dump or the restore") { $0.leaveStopped = $1.isOn },
+        OptionRow("timeout", taking: .required("SECONDS"), [.dump, .preDump, .migrate], .tree, "time limit for freezing and collecting the tasks (default: 10)") {
             (options, value) throws(OptionError) in options.timeout = try value.number(in: 0...UInt32.max)
         },
         OptionRow("shell-job", short: "j", negation: true, both, .tree, "take a tree whose session, group or terminal belongs to a shell outside") {
             $0.shellJob = $1.isOn
         },
-        OptionRow("freeze-cgroup", taking: .required("PATH"), [.dump, .preDump], .tree, "stop the tasks through this freezer cgroup") {
+        OptionRow("freeze-cgroup", taking: .required("PATH"), [.dump, .preDump, .migrate], .tree, "stop the tasks through this freezer cgroup") {
             $0.freezeCgroup = $1.text
         },
-        OptionRow("restore-detached", short: "d", negation: true, .restore, .tree, "leave as soon as the tree runs; otherwise wait for its root task") {
+        OptionRow("restore-detached", short: "d", negation: true, [.restore, .receive], .tree, "leave as soon as the tree runs; otherwise wait for its root task") {
             $0.restoreDetached = $1.isOn
         },
         OptionRow("restore-sibling", short: "S", negation: true, .restore, .tree, "make the root task a child of our parent; needs -d") {
@@ -34,20 +35,20 @@ extension OptionTable {
     ]
 
     static let files: [OptionRow] = [
-        OptionRow("link-remap", negation: true, .dump, .files, "give a file without this name, but with others, a temporary name") { $0.linkRemap = $1.isOn },
-        OptionRow("ghost-limit", taking: .required("SIZE[K|M|G]"), .dump, .files, "biggest deleted file to carry in the images (default: 1M)") {
+        OptionRow("link-remap", negation: true, [.dump, .migrate], .files, "give a file without this name, but with others, a temporary name") { $0.linkRemap = $1.isOn },
+        OptionRow("ghost-limit", taking: .required("SIZE[K|M|G]"), [.dump, .migrate], .files, "biggest deleted file to carry in the images (default: 1M)") {
             (options, value) throws(OptionError) in options.ghostLimit = try value.size()
         },
-        OptionRow("ghost-fiemap", negation: true, .dump, .files, "find holes of deleted files with FIEMAP (default: on)") { $0.ghostFiemap = $1.isOn },
-        OptionRow("evasive-devices", negation: true, .dump, .files, "use any other path to a device file that is out of reach") { $0.evasiveDevices = $1.isOn },
-        OptionRow("force-irmap", negation: true, .dump, .files, "find the paths of inotify and fanotify watches by walking directories") { $0.forceIrmap = $1.isOn },
-        OptionRow("irmap-scan-path", taking: .required("PATH"), .dump, .files, "walk this directory too; repeatable") { $0.irmapScanPaths.append($1.text) },
+        OptionRow("ghost-fiemap", negation: true, [.dump, .migrate], .files, "find holes of deleted files with FIEMAP (default: on)") { $0.ghostFiemap = $1.isOn },
+        OptionRow("evasive-devices", negation: true, [.dump, .migrate], .files, "use any other path to a device file that is out of reach") { $0.evasiveDevices = $1.isOn },
+        OptionRow("force-irmap", negation: true, [.dump, .migrate], .files, "find the paths of inotify and fanotify watches by walking directories") { $0.forceIrmap = $1.isOn },
+        OptionRow("irmap-scan-path", taking: .required("PATH"), [.dump, .migrate], .files, "walk this directory too; repeatable") { $0.irmapScanPaths.append($1.text) },
         OptionRow("file-locks", short: "l", negation: true, both, .files, "dump and take again file locks") { $0.fileLocks = $1.isOn },
         OptionRow("file-validation", taking: .required("MODE"), both, .files, "how a restore knows a file again: filesize or buildid (default)") {
             (options, value) throws(OptionError) in options.fileValidation = try value.choice()
         },
-        OptionRow("skip-file-rwx-check", negation: true, .restore, .files, "do not compare the permissions of files") { $0.skipFileRwxCheck = $1.isOn },
-        OptionRow("inherit-fd", taking: .required("fd[N]:RESOURCE"), .restore, .files, "use our open descriptor N for what the images call RESOURCE; repeatable") {
+        OptionRow("skip-file-rwx-check", negation: true, [.restore, .receive], .files, "do not compare the permissions of files") { $0.skipFileRwxCheck = $1.isOn },
+        OptionRow("inherit-fd", taking: .required("fd[N]:RESOURCE"), [.restore, .receive], .files, "use our open descriptor N for what the images call RESOURCE; repeatable") {
             (options, value) throws(OptionError) in
             let (kind, given) = try value.inheritedDescriptor()
             if kind == "fd" { options.inheritedDescriptors.append(given) } else { options.debugTexts.append(given) }

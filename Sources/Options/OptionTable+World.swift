@@ -1,11 +1,11 @@
 /// What is around the tree: network, namespaces, cgroups, other machines.
 extension OptionTable {
-    private static let both: CommandSet = [.dump, .restore]
+    private static let both: CommandSet = [.dump, .restore, .migrate, .receive]
 
     static let network: [OptionRow] = [
         OptionRow("tcp-established", negation: true, both, .network, "save and rebuild established TCP connections") { $0.tcpEstablished = $1.isOn },
         OptionRow("tcp-close", negation: true, both, .network, "leave established TCP connections out; restore them closed") { $0.tcpClose = $1.isOn },
-        OptionRow("skip-in-flight", negation: true, .dump, .network, "ignore TCP connections that are still being made") { $0.skipInFlight = $1.isOn },
+        OptionRow("skip-in-flight", negation: true, [.dump, .migrate], .network, "ignore TCP connections that are still being made") { $0.skipInFlight = $1.isOn },
         OptionRow("ext-unix-sk", short: "x", taking: .optional("INODE,..."), both, .network, "permit unix sockets whose peer is outside the tree (better: --external unix[INODE])") {
             (options, value) throws(OptionError) in
             guard value.argument != nil else { return options.externalUnixSockets = .all }
@@ -16,7 +16,7 @@ extension OptionTable {
             case .all: break
             }
         },
-        OptionRow("network-lock", taking: .required("MODE"), .dump, .network, "hold packets back: nftables; iptables (default) means the same here; skip or none") {
+        OptionRow("network-lock", taking: .required("MODE"), [.dump, .migrate], .network, "hold packets back: nftables; iptables (default) means the same here; skip or none") {
             (options, value) throws(OptionError) in options.networkLock = try value.choice()
         },
         OptionRow("veth-pair", taking: .required("IN=OUT"), both, .network, status: .notYet("network namespaces"), "outside name of a veth device (better: --external veth[])") {

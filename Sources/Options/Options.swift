@@ -117,6 +117,18 @@ package struct Options: Sendable, Equatable {
     package var tlsKey: String?
     package var tlsVerifiesName = true
 
+    // migrate and receive
+    /// Where the destination is: ssh://[USER@]HOST[:PORT][/PROGRAM], unix:PATH, HOST[:PORT].
+    package var destination: String?
+    /// Where a destination listens: unix:PATH, HOST:PORT.
+    package var listens: String?
+    package var usesStandardStreams = false
+    package var isInsecure = false
+    /// Milliseconds.
+    package var maxDowntime: UInt32 = 300
+    package var maxRounds: UInt32 = 30
+    package var whenTooBusy = WhenTooBusy.giveUp
+
     // check
     package var checkExtra = false
     package var checkExperimental = false
@@ -128,6 +140,9 @@ package struct Options: Sendable, Equatable {
 
     package init(command: Command) { self.command = command }
 }
+
+/// `--when-too-busy`: what becomes of a migration whose tree writes faster than the connection takes it.
+package enum WhenTooBusy: String, Sendable, CaseIterable { case giveUp = "give-up", goOn = "go-on", postCopy = "post-copy" }
 
 /// Shells we write completions for.
 package enum Shell: String, Sendable, CaseIterable { case bash, zsh, fish }

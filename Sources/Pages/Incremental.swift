@@ -17,10 +17,15 @@ package final class Incremental {
     private let root: ThreadID, log: Log
     private let softDirty: Bool
     private var trackers: [ThreadID: MemoryTracker] = [:]
+    private let holder: TrackerHolder?
 
-    /// - Parameter previous: as given; relative to the image directory, in which it becomes the link `parent`.
-    package init(root: ThreadID, previous: String?, tracks: Bool, run: String, images: FileDescriptor, _ log: Log) throws {
-        (self.root, self.tracks, self.run, self.log) = (root, tracks, run, log)
+    /// - Parameters:
+    ///   - previous: as given; relative to the image directory, in which it becomes the link `parent`.
+    ///   - holder: has the trackers between two dumps; nil: the keeper.
+    package init(
+        root: ThreadID, previous: String?, tracks: Bool, run: String, images: FileDescriptor, holder: TrackerHolder? = nil, _ log: Log
+    ) throws {
+        (self.root, self.tracks, self.run, self.holder, self.log) = (root, tracks, run, holder, log)
         var chain: PageChain?, before = ""
         if let previous {
             let opened = try CheckpointError.about("use", .object("--prev-images-dir \(previous)"), remedy: "give the directory of an earlier dump, as seen from the directory of -D") {
@@ -34,7 +39,7 @@ package final class Incremental {
         (parent, parentRun) = (chain, before)
         softDirty = (tracks || chain != nil) && KernelProbe.softDirty
         guard tracks || chain != nil else { return }
-        for tracker in TrackerKeeper.take(root: root, log) { trackers[tracker.process] = tracker }
+        for tracker in holder?.take() ?? TrackerKeeper.take(root: root, log) { trackers[tracker.process] = tracker }
         if chain != nil, before.isEmpty || !trackers.values.contains(where: { $0.since == before }) {
             log.warn("Memory was not tracked since \(previous ?? ""): every page is saved again")
         }
@@ -95,9 +100,23 @@ package final class Incremental {
         if !succeeded { for tracker in trackers.values where tracker.since == run { tracker.invalidate() } }
         let kept = trackers.values.filter { !$0.since.isEmpty }.sorted { $0.process < $1.process }
         trackers = [:]
+        if let holder { return holder.give(kept) }
         do throws(SyscallError) { try TrackerKeeper.give(kept, root: root) } catch {
             log.warn("memory is not tracked any more, the next dump saves every page: \(error)")
         }
     }
 }
 @available(*, unavailable) extension Incremental: Sendable {}
+
+/// Holds the memory trackers of a tree between dumps that one process makes; nothing is tracked any more when it goes.
+package final class TrackerHolder {
+    private var trackers: [MemoryTracker]
+    /// Takes over from the keeper that earlier dumps may have left.
+    package init(root: ThreadID, _ log: Log) { trackers = TrackerKeeper.take(root: root, log) }
+    func take() -> [MemoryTracker] {
+        defer { trackers = [] }
+        return trackers
+    }
+    func give(_ trackers: [MemoryTracker]) { self.trackers = trackers }
+}
+@available(*, unavailable) extension TrackerHolder: Sendable {}

@@ -65,13 +65,15 @@ extension PageSubject {
 /// A connection on which requests and pages go.
 package struct PageConnection: Sendable {
     package let socket: FileDescriptor
-    package init(_ socket: FileDescriptor) {
-        self.socket = socket
+    /// What is sent goes here: the same, but for a pair of pipes.
+    package let output: FileDescriptor
+    package init(_ socket: FileDescriptor, output: FileDescriptor? = nil) {
+        (self.socket, self.output) = (socket, output ?? socket)
         // An answer is a head and pages: held back for the acknowledgement of the head, each would take 40 ms. A unix socket holds nothing back.
         try? socket.setOption(1, level: 6 /* IPPROTO_TCP, TCP_NODELAY */, to: Int32(1))
     }
 
-    package func send(_ request: PageRequest) throws(SyscallError) { try socket.write(request.bytes) }
+    package func send(_ request: PageRequest) throws(SyscallError) { try output.write(request.bytes) }
 
     /// Exactly `count` bytes; nil when the other end closed before the first, an error when it did later.
     package func receive(_ count: Int) throws(SyscallError) -> [UInt8]? {
@@ -89,7 +91,7 @@ package struct PageConnection: Sendable {
     package func receiveNumber() throws(SyscallError) -> Int32? {
         try receive(4).map { bytes in Int32(bitPattern: (0..<4).reduce(0) { $0 | UInt32(bytes[$1]) << (8 * $1) }) }
     }
-    package func send(number: Int32) throws(SyscallError) { try socket.write((0..<4).map { UInt8(truncatingIfNeeded: number >> (8 * $0)) }) }
+    package func send(number: Int32) throws(SyscallError) { try output.write((0..<4).map { UInt8(truncatingIfNeeded: number >> (8 * $0)) }) }
 }
 
 /// Where a page server is, or is to listen.

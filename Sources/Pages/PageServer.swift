@@ -9,7 +9,7 @@ package import Linux
 package final class PageServer {
     private let connection: PageConnection
     private let images: FileDescriptor
-    private let frees: Bool
+    private let frees: Bool, flushes: Bool
     private let source: (any PageSource)?
     private let log: Log
     private let buffer = PageBuffer()
@@ -29,9 +29,10 @@ package final class PageServer {
 
     /// - Parameters:
     ///   - frees: --auto-dedup: pages that come again are freed in the parent directories.
+    ///   - flushes: whether everything is on the disk before the other end is told so.
     ///   - source: where pages that are asked for are; nil: nowhere.
-    package init(_ connection: PageConnection, images: FileDescriptor, frees: Bool = false, source: (any PageSource)? = nil, _ log: Log) {
-        (self.connection, self.images, self.frees, self.source, self.log) = (connection, images, frees, source, log)
+    package init(_ connection: PageConnection, images: FileDescriptor, frees: Bool = false, flushes: Bool = true, source: (any PageSource)? = nil, _ log: Log) {
+        (self.connection, self.images, self.frees, self.flushes, self.source, self.log) = (connection, images, frees, flushes, source, log)
     }
 
     private func refused(_ cause: String) -> CheckpointError { CheckpointError("serve", .object("the connection"), cause) }
@@ -95,7 +96,7 @@ package final class PageServer {
         }
         if let before = current { try close(before) }
         current = subject
-        if request.command == .openWithAnswer { try connection.socket.write([try hasParent(subject) ? 1 : 0]) }
+        if request.command == .openWithAnswer { try connection.output.write([try hasParent(subject) ? 1 : 0]) }
     }
 
     private func close(_ subject: PageSubject) throws {
@@ -134,7 +135,7 @@ package final class PageServer {
             for file in files.values { try file.pages.isWhole(file.written) }
             try workers.finish()
             for file in files.values { try file.pages.writeChecksums(in: images) }
-            _ = try Syscall.call("syncfs", 306, Int(images.number), on: .fd(images.number))
+            if flushes { _ = try Syscall.call("syncfs", 306, Int(images.number), on: .fd(images.number)) }
         }
         if frees { try Dedup.run(try PageChain(try ImageDirectory(images)), newestOnly: true) }
         log.info("took the pages of \(files.count) tasks and segments")
@@ -151,7 +152,7 @@ package final class PageServer {
         let count = try source.read(range, of: task, into: buffer)
         guard count > 0 else { throw refused("the page at 0x\(String(range.lowerBound, radix: 16)) of task \(task) is not here") }
         try connection.send(PageRequest(.addWithFlags, flags: UInt16(PageRuns.present), pages: UInt64(count) / 4096, address: range.lowerBound, subject: request.subject))
-        try buffer.write(to: connection.socket)
+        try buffer.write(to: connection.output)
     }
 }
 

@@ -42,6 +42,8 @@ struct Main {
         case .help: return HelpCommand.run(options)
         case .lazyPages: return LazyPagesCommand.run(options)
         case .pageServer: return PageServerCommand.run(options)
+        case .migrate: return MigrateCommand.run(options)
+        case .receive: return ReceiveCommand.run(options)
         case .service, .swrk, .exec, .show:
             return Failure(OptionError.notYet(options.command.rawValue, options.command.summary))
                 .report(json: options.json, command: options.command, log: Log())

@@ -15,6 +15,10 @@ package struct Verdict: Equatable, Sendable {
     /// The sentence: of a failure the error that the real thing would end with.
     package let message: String
 
+    /// As another machine has found it.
+    package init(_ grade: Grade, object: String, text: String, remedy: String?, option: String?, errno: Int32?, message: String) {
+        (self.grade, self.object, self.text, self.remedy, self.option, self.errno, self.message) = (grade, object, text, remedy, option, errno, message)
+    }
     package init(ok object: String, _ text: String) {
         (grade, self.object, self.text, message) = (.ok, object, text, "\(object): \(text)")
         (remedy, option, errno) = (nil, nil, nil)
@@ -47,7 +51,7 @@ package struct Verdict: Equatable, Sendable {
 package struct CheckReport: Equatable, Sendable {
     package let command: String
     package internal(set) var verdicts: [Verdict] = []
-    package init(_ command: String) { self.command = command }
+    package init(_ command: String, _ verdicts: [Verdict] = []) { (self.command, self.verdicts) = (command, verdicts) }
 
     package var passes: Bool { !verdicts.contains { $0.grade == .fails } }
     private func count(_ grade: Verdict.Grade) -> Int { verdicts.count { $0.grade == grade } }

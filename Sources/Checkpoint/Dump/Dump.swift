@@ -16,7 +16,8 @@ package import Pages
 /// 4. zombies, pstree, clocks, cgroups: they need no graft;
 /// 5. every image flushed, then `inventory.img`, by rename: the commit. Before it any failure thaws the tree and removes what was written;
 /// 6. hook `post-dump`, while the tree still stands: its failure thaws the tree;
-/// 7. the end asked for: kill, stop or run on.
+/// 7. the hand-over to whoever restores it elsewhere, which decides about the end;
+/// 8. the end asked for: kill, stop or run on.
 package enum Dump {
     package struct Request {
         package var root: ThreadID
@@ -28,6 +29,10 @@ package enum Dump {
         package var pageServer: PageServerPlace?
         /// --lazy-pages: gives the pages that were postponed to who restores, while the tree stands.
         package var give: ((any PageSource) throws -> Void)?
+        /// Gives the tree, saved and standing still, to another machine, and answers what is to become of it here. Throws when it is to run on.
+        package var handOver: ((FrozenTree) throws -> DumpSettings.Ending)?
+        /// Who holds the memory trackers between two dumps of one process of ours; nil: the keeper.
+        package var trackers: TrackerHolder?
         /// Runs an action-script hook point; throws when a script's failure is to end the dump.
         package var hook: (_ point: String) throws -> Void = { _ in }
         package var progress: (_ phase: String, _ done: UInt64, _ total: UInt64) -> Void = { _, _, _ in }
@@ -64,17 +69,18 @@ package enum Dump {
             var result = try save(tree, context, request, commit, incremental, &postponed)
             try request.hook("post-dump")
             if let give = request.give { try give(FrozenPageSource(postponed)) }
-            switch request.settings.ending {
+            let ending = try request.handOver.map { try $0(tree) } ?? request.settings.ending
+            switch ending {
             case .kill:
                 for step in context.beforeKill { try step() }
                 try tree.kill()
                 for step in context.afterKill { step() }
             case .leaveStopped, .leaveRunning:
                 for undo in context.undo.reversed() { undo() }
-                tree.thaw(stopped: request.settings.ending == .leaveStopped)
+                tree.thaw(stopped: ending == .leaveStopped)
             }
             let ended = Clock.monotonic()
-            if request.settings.ending != .kill { incremental.finish(succeeded: true) }
+            if ending != .kill { incremental.finish(succeeded: true) }
             result.statistics.frozenTime = UInt32(truncatingIfNeeded: (ended - tree.began) / 1000)
             result.totalMicroseconds = (ended - began) / 1000
             try writeStatistics(result.statistics, to: request.work)
@@ -261,13 +267,13 @@ final class Commit {
 
 extension Incremental {
     convenience init(_ request: Dump.Request, tracks: Bool) throws {
-        try self.init(root: request.root, previous: request.settings.previousImages, tracks: tracks, run: RunID.make(), images: request.images, request.log)
+        try self.init(root: request.root, previous: request.settings.previousImages, tracks: tracks, run: RunID.make(), images: request.images, holder: request.trackers, request.log)
     }
 }
 
 /// The id of this run, as dump_criu_run_id has it: a random UUID (version 4).
-enum RunID {
-    static func make() -> String {
+package enum RunID {
+    package static func make() -> String {
         var bytes = [UInt8](repeating: 0, count: 16)
         _ = try? Syscall.call("getrandom", SYS_getrandom, bytes: &bytes, at: 0, 16, 0)
         bytes[6] = bytes[6] & 0x0f | 0x40

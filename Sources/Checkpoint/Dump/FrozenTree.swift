@@ -47,8 +47,18 @@ package final class FrozenTree {
     package var living: [FrozenProcess] { processes.filter { !$0.isZombie } }
     package var threadCount: Int { processes.reduce(0) { $0 + $1.threads.count } }
 
-    /// Lets every task run on (or stay stopped, with `stopped`) as if nothing had been.
+    /// From here on the tree stands still whatever becomes of us: a task whose tracer dies finds a SIGSTOP before its next instruction.
+    package func hold() {
+        for process in toBeHeld { _ = Glibc.kill(process.id.rawValue, SIGSTOP) }
+        isHeld = true
+    }
+    private var isHeld = false
+    /// Those that were stopped before they were frozen stay so in any case.
+    private var toBeHeld: [FrozenProcess] { living.filter { if case .stopped = $0.state { false } else { true } } }
+
+    /// Lets every task run on (or stay stopped, with `stopped`) as if nothing had been. One that was held finds a SIGCONT.
     func thaw(stopped: Bool = false) {
+        if isHeld, !stopped { for process in toBeHeld { _ = Glibc.kill(process.id.rawValue, SIGCONT) } }
         if stopped { for process in living { _ = Glibc.kill(process.id.rawValue, SIGSTOP) } }
         for process in processes { for thread in process.threads { thread.task.detach() } }
     }

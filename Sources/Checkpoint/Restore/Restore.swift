@@ -24,6 +24,8 @@ package final class Restore {
         package var log: Log
         package var hook: (_ point: String, _ root: ThreadID?) throws -> Void = { _, _ in }
         package var progress: (_ phase: String, _ done: UInt64, _ total: UInt64) -> Void = { _, _, _ in }
+        /// Does the last step, which lets the tree run and can't fail; throws in its place when the tree is not to run.
+        package var atLast: (_ letRun: () -> Void) throws -> Void = { $0() }
         package init(images: FileDescriptor, work: FileDescriptor, log: Log) { (self.images, self.work, self.log) = (images, work, log) }
     }
     package struct Result {
@@ -376,10 +378,11 @@ package final class Restore {
         let all = plan.members.compactMap { processes[$0.pid] }
         if all.count > 1 {
             let watch = try ReleaseGuard(all.map(\.pid))
-            release(all)
+            let outcome = Swift.Result { try request.atLast { release(all) } }
             watch.end()
+            try outcome.get()
         } else {
-            release(all)
+            try request.atLast { release(all) }
         }
     }
 

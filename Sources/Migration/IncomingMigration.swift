@@ -1,0 +1,269 @@
+import Checkpoint
+import Glibc
+import ImageMessages
+import Images
+package import Kinds
+public import Linux
+package import Pages
+import TCPRepair
+
+/// A migration seen from its destination (docs/design/migration.md).
+///
+/// Must run from its beginning to its end on one thread: it traces the tree (ptrace(2)).
+public final class IncomingMigration {
+    private let store: ImageStore
+    private let listener: MigrationListener?
+    private let log: Log
+    private let hook: (_ point: String, _ root: ThreadID?, _ images: FileDescriptor) throws -> Void
+    private let progress: (_ phase: String, _ done: UInt64, _ total: UInt64) -> Void
+    private var settings: RestoreSettings
+    /// The migration that this one is, once its source has said so.
+    private var id = ""
+    private var isReady = false
+    private var rounds: [FileDescriptor] = []
+    /// Whether a source has begun to send its tree.
+    package var hasBegun: Bool { !id.isEmpty }
+    /// How long a source that is in doubt may take to come back, seconds.
+    private static let patience: UInt64 = 40
+
+    /// What runs here now.
+    package struct Received: Sendable {
+        package let root: ThreadID
+        /// Of the restore, with the wait for the source's word.
+        package let microseconds: UInt64
+    }
+
+    /// - Parameter directory: where images lie meanwhile; nil: in memory.
+    public convenience init(images directory: FileDescriptor? = nil) throws {
+        try self.init(images: directory, listener: nil, settings: RestoreSettings(), log: Log(level: .silent))
+    }
+    /// - Parameter listener: where a source that is in doubt comes back to.
+    package init(
+        images directory: FileDescriptor?, listener: MigrationListener?, settings: RestoreSettings, log: Log,
+        hook: @escaping (_ point: String, _ root: ThreadID?, _ images: FileDescriptor) throws -> Void = { _, _, _ in },
+        progress: @escaping (_ phase: String, _ done: UInt64, _ total: UInt64) -> Void = { _, _, _ in }
+    ) throws {
+        (self.listener, self.settings, self.log, self.hook, self.progress) = (listener, settings, log, hook, progress)
+        store = try directory.map { ImageStore(in: $0) } ?? ImageStore()
+    }
+
+    /// Serves one source.
+    /// - Returns: the root of the tree that runs here now; nil when the source had only to ask or to check something.
+    public func serve(_ stream: FileDescriptor) throws -> Int32? { try serve(PageConnection(stream))?.root.rawValue }
+
+    package func serve(_ pages: PageConnection) throws -> Received? {
+        let connection = ControlConnection(pages, to: "the source")
+        do {
+            guard try greet(connection) else { return nil }
+            let result = try take(connection)
+            store.clear()
+            return result
+        } catch {
+            store.clear()
+            try? connection.send(ControlMessage(refusal: error))
+            if isReady { answerDoubts() }
+            throw error
+        }
+    }
+
+    /// False when that was all.
+    private func greet(_ connection: ControlConnection) throws -> Bool {
+        connection.limitWaiting(toSeconds: 10)
+        let hello = try connection.expect(.hello)
+        connection.limitWaiting(toSeconds: 0)
+        guard hello.text(0) == ControlMessage.magic else { throw refused("its first message is not one of a migration") }
+        guard hello.text(1) == "\(ControlMessage.version)" else {
+            throw refused("it speaks version \(hello.text(1)) of the protocol, this is version \(ControlMessage.version)", remedy: "use the same version of stasis at both ends")
+        }
+        guard Decision.isID(hello.text(3)) else { throw refused("\"\(hello.text(3))\" is no id of a migration") }
+        switch hello.text(2) {
+        case "outcome":
+            try answer(hello, connection)
+            return false
+        case "migrate":
+            id = hello.text(3)
+            try connection.send(ControlMessage(.welcome, ["\(ControlMessage.version)"]))
+            return true
+        default: throw refused("it wants \"\(hello.text(2))\"")
+        }
+    }
+
+    private func refused(_ cause: String, remedy: String? = nil) -> CheckpointError { CheckpointError("serve", .object("the source"), cause, remedy: remedy) }
+
+    private func answer(_ hello: ControlMessage, _ connection: ControlConnection) throws {
+        let answer = try Decision.ask(hello.text(3))
+        log.info("asked for the outcome of migration \(hello.text(3)): \(answer)")
+        try connection.send(ControlMessage(.outcome, [answer.rawValue]))
+    }
+
+    // MARK: what comes
+
+    private func take(_ connection: ControlConnection) throws -> Received? {
+        var images = try store.make("check")
+        var isChecked = false
+        while true {
+            guard let message = try connection.receiveOrEnd() else {
+                if isChecked { return nil }
+                throw refused("it has closed the connection")
+            }
+            switch message.kind {
+            case .terms: Terms.add(message.texts, to: &settings)
+            case .file: try ImageTransfer.receive(message, into: images, over: connection)
+            case .check:
+                try connection.send(check(images).message)
+                isChecked = true
+            case .round:
+                images = try takeRound(message, connection)
+                isChecked = false
+            case .restore: return try restore(images, connection)
+            case .refused: throw message.refusal
+            default: throw refused("it says \(message.kind), which is not due")
+            }
+        }
+    }
+
+    /// - Parameter images: also the work directory.
+    private func restoreRequest(_ images: FileDescriptor) -> Restore.Request {
+        var request = Restore.Request(images: images, work: images, log: log)
+        request.settings = settings
+        // What came over the connection lay in memory of ours since.
+        request.settings.verifies = false
+        request.progress = progress
+        request.hook = { [hook] in try hook($0, $1, images) }
+        return request
+    }
+
+    private func check(_ images: FileDescriptor) -> CheckReport {
+        var request = restoreRequest(images)
+        request.settings.processor = request.settings.processor ?? [.fpu, .ins]
+        var report = RestoreCheck.run(request)
+        do { try Decision.checkPlace() } catch { report = CheckReport(report.command, report.verdicts + [Verdict(error, about: Decision.folder)]) }
+        return report
+    }
+
+    private func takeRound(_ message: ControlMessage, _ connection: ControlConnection) throws -> FileDescriptor {
+        let name = message.text(0), before = message.text(1)
+        for word in [name, before] where word != "final" && !word.isEmpty && UInt16(word) == nil { throw refused("\"\(word)\" is no round") }
+        let images = try store.make(name)
+        rounds.append(images)
+        if !before.isEmpty { try Incremental.link("../\(before)", in: images) }
+        try connection.send(ControlMessage(.proceed))
+        log.info("round \(name)")
+        // What comes again is freed in older rounds, but not while the tree stands still.
+        guard try PageServer(connection.pages, images: images, frees: name != "final" && !before.isEmpty, flushes: false, log).serve() else {
+            throw refused("the connection was cut in round \(name)")
+        }
+        return images
+    }
+
+    // MARK: the restore, and the decision
+
+    private func restore(_ images: FileDescriptor, _ connection: ControlConnection) throws -> Received {
+        let lock = try holdConnections(images)
+        var request = restoreRequest(images)
+        let decision = try Decision(ready: id)
+        let later = try LaterMemory(images, rounds: rounds, log)
+        request.settings.postponesPages = later != nil
+        var root: ThreadID?, runs = false
+        let began = Clock.monotonic()
+        request.hook = { [hook] point, task in
+            root = task ?? root
+            try hook(point, task, images)
+        }
+        request.atLast = { [unowned self] letRun in
+            isReady = true
+            try connection.send(ControlMessage(.ready))
+            try awaitGo(connection)
+            try decision.release {
+                lock?.lift()
+                letRun()
+                runs = true
+            }
+            // At once: the source waits, with the tree.
+            try? connection.send(ControlMessage(.running))
+        }
+        do { _ = try Restore.run(request) } catch {
+            guard runs else {
+                // Nothing of it is left here.
+                decision.abort()
+                decision.forget()
+                later?.cancel()
+                throw error
+            }
+            log.warn("the tree runs, but: \(error)")
+        }
+        let received = Received(root: root ?? ThreadID(0), microseconds: (Clock.monotonic() - began) / 1000)
+        if awaitDone(connection) { decision.forget() } else { answerDoubts() }
+        try later?.finish()
+        return received
+    }
+
+    /// The tree stands restored. Whoever comes meanwhile and asks settles that it does not run.
+    private func awaitGo(_ connection: ControlConnection) throws {
+        while true {
+            let ready = try Poll.wait(for: [(connection.pages.socket, events: Poll.readable)] + (listener.map { [($0.socket, events: Poll.readable)] } ?? []))
+            if ready[0] != 0 { return _ = try connection.expect(.go) }
+            answerOne()
+            if try Decision.isAborted(id) { throw refused("it came back to ask, and was told that the tree does not run here") }
+        }
+    }
+
+    /// Whether the source has said that its tree is no more.
+    private func awaitDone(_ connection: ControlConnection) -> Bool {
+        let end = Clock.monotonic() + Self.patience * 1_000_000_000
+        while Clock.monotonic() < end {
+            guard let ready = try? Poll.wait(
+                for: [(connection.pages.socket, events: Poll.readable)] + (listener.map { [($0.socket, events: Poll.readable)] } ?? []), milliseconds: 1000)
+            else { return false }
+            if ready[0] != 0 { return (try? connection.receive().kind) == .done }
+            if ready.dropFirst().contains(where: { $0 != 0 }) { answerOne() }
+        }
+        return false
+    }
+
+    /// The connection was cut when the source may not know what became of the tree: for some time it finds somebody to ask.
+    private func answerDoubts() {
+        guard let listener else { return }  // another stasis receive answers
+        let end = Clock.monotonic() + Self.patience * 1_000_000_000
+        while Clock.monotonic() < end {
+            guard let ready = try? Poll.wait(for: [(listener.socket, events: Poll.readable)], milliseconds: 1000) else { return }
+            if ready[0] != 0, answerOne() { return }
+        }
+    }
+
+    /// True when it was the source of this migration.
+    @discardableResult
+    private func answerOne() -> Bool {
+        guard let pages = try? listener?.accept() else { return false }
+        let other = ControlConnection(pages, to: "a source")
+        other.limitWaiting(toSeconds: 2)
+        do {
+            let hello = try other.expect(.hello)
+            guard hello.text(0) == ControlMessage.magic, hello.text(2) == "outcome" else {
+                try other.send(ControlMessage(refusal: CheckpointError("serve", .object("the source"), "another tree is being received", remedy: "start another stasis receive")))
+                return false
+            }
+            try answer(hello, other)
+            return hello.text(3) == id
+        } catch {
+            log.warn("\(error)")
+            return false
+        }
+    }
+
+    /// Until the tree runs, its TCP connections' packets are held back: this machine must not answer them with RST when it has the address
+    /// but not the sockets yet.
+    private func holdConnections(_ images: FileDescriptor) throws -> ConnectionLock? {
+        guard settings.tcpEstablished, !settings.tcpClose else { return nil }
+        let directory = try ImageDirectory(images)
+        let connections = try directory.all("files.img", FileEntry.self, optional: true).compactMap { entry -> ConnectionLock.Connection? in
+            guard entry.hasIsk, directory.exists("tcp-stream-\(String(entry.isk.ino, radix: 16)).img") else { return nil }
+            return .init(local: entry.isk.local, peer: entry.isk.peer)
+        }
+        if connections.isEmpty { return nil }
+        return try CheckpointError.about("lock", .object("the network"), remedy: "load the kernel module nf_tables") {
+            try ConnectionLock(connections, name: "stasis-\(ThreadID.current)-\(id.prefix(8))")
+        }
+    }
+}
+@available(*, unavailable) extension IncomingMigration: Sendable {}

@@ -1,0 +1,44 @@
+import Images
+import Kinds
+import Linux
+import Pages
+
+/// Gives a restored tree its memory while it runs already, out of the images that are here: how long the tree stands still does not depend on
+/// how much memory it has. A thread of its own: this one traces the tree, which may wait for a page in the midst of it.
+final class LaterMemory {
+    /// Less than that is read at once: it takes some milliseconds, and processes go on sharing pages with their parents.
+    private static let worthwhile: UInt64 = 32 << 20
+
+    private let listener: LazyPagesListener
+    private let thread = Workers(1)
+
+    /// Nil where it is not worth it, or not possible here.
+    /// - Parameter rounds: the directories whose pages make the memory.
+    init?(_ images: FileDescriptor, rounds: [FileDescriptor], _ log: Log) throws {
+        // UFFD_FEATURE_EVENT_FORK, _REMAP, _REMOVE, _UNMAP (linux/userfaultfd.h)
+        guard Self.bytes(in: rounds) >= Self.worthwhile, KernelProbe.userfault(features: 0b100_1110) else { return nil }
+        listener = try LazyPagesListener(in: images)
+        thread.run { [listener] in try listener.serve(images, verifies: false, log) }
+    }
+
+    private static func bytes(in rounds: [FileDescriptor]) -> UInt64 {
+        rounds.reduce(0) { sum, directory in
+            ((try? Files.names(in: ".", at: directory.number)) ?? []).filter { $0.hasPrefix("pages-") }
+                .reduce(sum) { $0 + UInt64(((try? Files.status($1, at: directory.number))?.blocks ?? 0) * 512) }
+        }
+    }
+
+    /// The restore has failed. Its processes are gone, and nobody may come any more.
+    func cancel() {
+        listener.cancel()
+        thread.cancel()
+    }
+
+    /// Returns when the tree has all its memory.
+    func finish() throws {
+        do { try thread.finish() } catch {
+            throw CheckpointError("give", .object("the tree that runs here now the rest of its memory"), "\(error)", remedy: "its processes were ended; start it anew")
+        }
+    }
+    deinit { cancel() }
+}

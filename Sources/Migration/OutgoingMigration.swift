@@ -1,0 +1,247 @@
+import Checkpoint
+import Glibc
+import ImageMessages
+import Images
+import Kinds
+package import Linux
+import Pages
+import TCPRepair
+
+/// A migration seen from its source: the tree runs here until it runs there (docs/design/migration.md).
+///
+/// Must run from its beginning to its end on one thread, which waits for nobody's children but its own: it traces the tree (ptrace(2)).
+public final class OutgoingMigration {
+    private let root: ThreadID
+    private let transport: any MigrationTransport
+    private let settings: MigrationSettings
+    private let report: (MigrationEvent) -> Void
+    private let log: Log
+    private let hook: (_ point: String, _ images: FileDescriptor) throws -> Void
+    private let progress: (_ phase: String, _ done: UInt64, _ total: UInt64) -> Void
+    private let id = RunID.make()
+    private let store: ImageStore
+    private let trackers: TrackerHolder
+
+    /// - Parameters:
+    ///   - root: the tree's root process.
+    ///   - report: told what happens, on the calling thread.
+    public convenience init(
+        of root: Int32, over transport: any MigrationTransport, _ settings: MigrationSettings = .init(), report: @escaping (MigrationEvent) -> Void = { _ in }
+    ) throws {
+        try self.init(of: ThreadID(root), over: transport, settings, log: Log(level: .silent), report: report)
+    }
+
+    package init(
+        of root: ThreadID, over transport: any MigrationTransport, _ settings: MigrationSettings, log: Log,
+        hook: @escaping (_ point: String, _ images: FileDescriptor) throws -> Void = { _, _ in },
+        progress: @escaping (_ phase: String, _ done: UInt64, _ total: UInt64) -> Void = { _, _, _ in }, report: @escaping (MigrationEvent) -> Void
+    ) throws {
+        (self.root, self.transport, self.settings, self.log, self.hook, self.progress, self.report) = (root, transport, settings, log, hook, progress, report)
+        store = try ImageStore()
+        trackers = TrackerHolder(root: root, log)
+    }
+
+    /// Returns when the tree runs at the destination and is no more here, or, if only checks were asked for, when nothing would fail. Throws
+    /// when the tree goes on here; the error says so where it is otherwise.
+    public func run() throws -> MigrationResult {
+        let began = Clock.monotonic()
+        guard settings.whenTooBusy != .postCopy else { throw failed("post-copy is not supported yet", remedy: "give up or go on when the tree is too busy") }
+        let connection = ControlConnection(PageConnection(try transport.connect()), to: "the destination")
+        do {
+            var result = MigrationResult()
+            try greet(connection, intent: "migrate")
+            _ = try connection.expect(.welcome)
+            report(.connected)
+            try check(connection)
+            if settings.checksOnly { return result }
+            result.rounds = try preCopy(connection)
+            try moveRest(connection, &result)
+            result.total = Clock.monotonic() - began
+            return result
+        } catch {
+            try? connection.send(ControlMessage(refusal: error))
+            throw error
+        }
+    }
+
+    private func failed(_ cause: String, remedy: String? = nil) -> CheckpointError { CheckpointError("migrate", .task(root), cause, remedy: remedy) }
+
+    private func greet(_ connection: ControlConnection, intent: String) throws {
+        try connection.send(ControlMessage(.hello, [ControlMessage.magic, "\(ControlMessage.version)", intent, id]))
+    }
+
+    private func request(_ name: String, before: String? = nil) throws -> Dump.Request {
+        let images = try store.make(name)
+        var request = Dump.Request(root: root, images: images, work: images, log: log)
+        request.settings = settings.dump
+        request.settings.previousImages = before.map { "../\($0)" }
+        request.trackers = trackers
+        request.progress = progress
+        request.hook = { [hook] in try hook($0, images) }
+        return request
+    }
+
+    // MARK: before anything is frozen
+
+    private func check(_ connection: ControlConnection) throws {
+        try connection.send(ControlMessage(.terms, Terms.of(settings.dump)))
+        var request = try request("check")
+        request.settings.processor = true
+        var check = MigrationCheck(here: try Dump.check(request), there: nil)
+        if check.here.passes {
+            try addDigests(to: request.images)
+            try ImageTransfer.send(request.images, over: connection)
+            try connection.send(ControlMessage(.check))
+            check.there = CheckReport("restore", verdicts: try connection.expect(.verdicts))
+        }
+        report(.checked(check))
+        guard !check.passes, let first = check.firstFailure else { return }
+        let more = check.failures - 1
+        throw failed(first.message + (more > 0 ? "; \(more) more would fail" : ""), remedy: first.remedy)
+    }
+
+    /// To the entries of programs and libraries, now that the tree runs on: reading all of them takes its time.
+    private func addDigests(to images: FileDescriptor) throws {
+        let directory = try ImageDirectory(images)
+        var entries = try directory.all(.files, optional: true)
+        for at in entries.indices where entries[at].hasReg && !entries[at].reg.buildID.isEmpty {
+            guard let file = try? FileDescriptor.open(entries[at].reg.name, O_RDONLY | O_NONBLOCK), let digest = try? Digest.sha256(of: file) else { continue }
+            entries[at].reg.digest = .init(imageBytes: digest)
+        }
+        if !entries.isEmpty { try directory.write(.files, 0, entries) }
+    }
+
+    /// Rounds of memory while the tree runs.
+    private func preCopy(_ connection: ControlConnection) throws -> [MigrationRound] {
+        let policy = PreCopy(limit: UInt64(settings.maxDowntime) * 1_000_000, maxRounds: settings.maxRounds)
+        var rounds = [MigrationRound]()
+        while true {
+            switch policy.next(after: rounds) {
+            case .freeze: return rounds
+            case .again: break
+            case .tooBusy:
+                if settings.whenTooBusy == .goOn { return rounds }
+                throw tooBusy(policy.estimate(rounds)!)
+            }
+            let began = Clock.monotonic()
+            let request = try openRound("\(rounds.count + 1)", after: rounds.count, connection)
+            let result = try PreDump.run(request)
+            rounds.append(MigrationRound(bytes: result.bytes, began: began, nanoseconds: Clock.monotonic() - began))
+            report(.round(rounds.last!, policy.estimate(rounds)!))
+        }
+    }
+
+    private func tooBusy(_ estimate: PreCopy.Estimate) -> CheckpointError {
+        let rate = estimate.dirtyRate.map { "it writes \(Quantity.bytes($0)) a second, " } ?? ""
+        return failed(
+            "\(rate)the connection takes \(Quantity.bytes(estimate.bandwidth)) a second: the last of its memory would take \(Quantity.microseconds(estimate.nanosecondsLeft / 1000))",
+            remedy: "allow that with --max-downtime \(estimate.nanosecondsLeft / 1_000_000 + 1), or go on at any price with --when-too-busy go-on")
+    }
+
+    private func openRound(_ name: String, after number: Int, _ connection: ControlConnection) throws -> Dump.Request {
+        let before = number > 0 ? "\(number)" : nil
+        var request = try request(name, before: before)
+        try connection.send(ControlMessage(.round, [name, before ?? ""]))
+        _ = try connection.expect(.proceed)
+        request.pageServer = .socket(Int32(try connection.pages.socket.control(F_DUPFD_CLOEXEC, 3)))
+        return request
+    }
+
+    // MARK: the tree stands still
+
+    private func moveRest(_ connection: ControlConnection, _ result: inout MigrationResult) throws {
+        report(.freezing)
+        var request = try openRound("final", after: result.rounds.count, connection)
+        request.settings.ending = .kill
+        var moved = result, isInDoubt = false
+        request.handOver = { [unowned self] tree in
+            moved.imageBytes = try ImageTransfer.send(request.images, over: connection)
+            try connection.send(ControlMessage(.restore))
+            _ = try connection.expect(.ready)
+            report(.ready)
+            switch try letGo(tree, connection) {
+            case .running:
+                moved.downtime = Clock.monotonic() - tree.began
+                report(.running(nanoseconds: moved.downtime))
+                return .kill
+            case .aborted: throw failed("the connection was cut, and the destination does not let the tree run: it goes on here", remedy: "migrate again")
+            case .unknown:
+                isInDoubt = true
+                return .leaveStopped
+            }
+        }
+        let dump = try Dump.run(request)
+        result = moved
+        if isInDoubt { throw inDoubt() }
+        (result.lastBytes, result.processes, result.threads) = (dump.bytes, dump.processes, dump.threads)
+        liftLock(request.images)
+        // The tree is no more here: whether the destination hears of it is nothing to us.
+        try? connection.send(ControlMessage(.done))
+    }
+
+    /// From *go* to *running*. Whatever goes wrong in between is doubt, and doubt is settled by asking.
+    private func letGo(_ tree: FrozenTree, _ connection: ControlConnection) throws -> Decision.Answer {
+        tree.hold()
+        do {
+            try connection.send(ControlMessage(.go))
+            connection.limitWaiting(toSeconds: 20)
+            _ = try connection.expect(.running)
+            return .running
+        } catch {
+            report(.inDoubt("\(error)"))
+            log.warn("the outcome is in doubt: \(error)")
+            return ask()
+        }
+    }
+
+    private func ask() -> Decision.Answer {
+        let end = Clock.monotonic() + UInt64(settings.patience) * 1_000_000_000
+        while true {
+            do {
+                let connection = ControlConnection(PageConnection(try transport.connect()), to: "the destination")
+                connection.limitWaiting(toSeconds: 10)
+                try greet(connection, intent: "outcome")
+                if let answer = Decision.Answer(rawValue: try connection.expect(.outcome).text(0)) {
+                    log.info("the destination says: \(answer)")
+                    return answer
+                }
+            } catch { log.info("asking for the outcome: \(error)") }
+            guard Clock.monotonic() < end else { return .unknown }
+            usleep(300_000)
+        }
+    }
+
+    private func inDoubt() -> CheckpointError {
+        failed(
+            "the connection was cut when the destination may have let the tree run, and it can't tell any more: the tree stands still here (SIGSTOP)",
+            remedy: "look there: if task \(root) runs there, end the tree here with kill -KILL; if not, let all of it go on here with kill -CONT")
+    }
+
+    /// The lock that a dump leaves for its restore on the same machine: ours is elsewhere.
+    private func liftLock(_ images: FileDescriptor) {
+        guard let inventory = try? ImageDirectory(images).inventory(), inventory.networkLockMethod == 1 else { return }
+        do {
+            try hook("network-unlock", images)
+            try ConnectionLock.lift(NetworkLockName.of(inventory.dumpCriuRunID))
+        } catch { log.warn("the lock of the tree's TCP connections stays here: \(error)") }
+    }
+}
+@available(*, unavailable) extension OutgoingMigration: Sendable {}
+
+extension CheckReport {
+    /// Seven fields each, as `message` sends them.
+    init(_ command: String, verdicts message: ControlMessage) {
+        let texts = message.texts
+        self.init(command, stride(from: 0, to: texts.count - texts.count % 7, by: 7).map { at in
+            func optional(_ index: Int) -> String? { texts[at + index].isEmpty ? nil : texts[at + index] }
+            return Verdict(
+                Verdict.Grade(rawValue: texts[at]) ?? .fails, object: texts[at + 1], text: texts[at + 2], remedy: optional(3), option: optional(4),
+                errno: optional(5).flatMap { Int32($0) }, message: texts[at + 6])
+        })
+    }
+    var message: ControlMessage {
+        ControlMessage(.verdicts, verdicts.flatMap { verdict in
+            [verdict.grade.rawValue, verdict.object, verdict.text, verdict.remedy ?? "", verdict.option ?? "", verdict.errno.map { "\($0)" } ?? "", verdict.message]
+        })
+    }
+}

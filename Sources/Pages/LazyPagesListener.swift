@@ -1,0 +1,46 @@
+import Glibc
+import ImageMessages
+import Images
+import Kinds
+package import Linux
+
+/// Where a restore with postponed pages finds who gives them: a socket in its work directory, which serves one restore.
+package final class LazyPagesListener: Sendable {
+    private let socket: FileDescriptor, directory: FileDescriptor
+
+    package init(in directory: FileDescriptor) throws {
+        self.directory = directory
+        socket = try CheckpointError.about("listen on", .file(LazyRestore.socketName), remedy: "a directory that you may write to with -W") {
+            let socket = try FileDescriptor.socket(1, 1)
+            try? Files.unlink(LazyRestore.socketName, at: directory.number)
+            try socket.bind(SocketAddress(unix: Array("/proc/self/fd/\(directory.number)/\(LazyRestore.socketName)\0".utf8)))
+            try socket.listen(1)
+            return socket
+        }
+    }
+    deinit { try? Files.unlink(LazyRestore.socketName, at: directory.number) }
+
+    /// Nobody will come any more: `serve` ends with an error.
+    package func cancel() { try? socket.shutdown(2) }
+
+    /// Returns when every process of the restored tree has all its pages, or is gone.
+    /// - Parameters:
+    ///   - remote: where the pages are that the images lack; nil: nowhere else.
+    ///   - verifies: whether pages are held against their checksums.
+    package func serve(_ images: FileDescriptor, remote: (any PageSource)? = nil, verifies: Bool, _ log: Log) throws {
+        let restorer = try socket.accept()
+        let chain = try PageChain(try ImageDirectory(images), verifies: verifies)
+        let daemon = LazyPages(remote ?? ImagePageSource(chain), missing: { try Self.missing($0, chain) }, log)
+        try daemon.serve(restorer)
+        log.info("\(daemon.transferred) pages given, \(daemon.faulted) of them waited for")
+    }
+
+    /// What a restore leaves out: pages that may come later, in memory without a file that is neither locked nor of huge pages.
+    private static func missing(_ task: UInt32, _ chain: PageChain) throws -> [Range<UInt64>] {
+        let image = try PageImage(chain, .pagemap, task)
+        let mm = try chain.directories[0].single(.mm, task)
+        let mappings = mm.vmas.filter(\.canBeLazy).map { $0.start..<$0.end }
+        let lazy = (image.mayBeLazy + image.elsewhere).sorted { $0.lowerBound < $1.lowerBound }
+        return MemoryTracker.common(lazy, mappings)
+    }
+}

@@ -1,0 +1,192 @@
+import Foundation
+import Testing
+
+extension EndToEnd {
+    /// From one pid namespace to another: ids are free there, and whoever runs there is told from who runs here.
+    @Suite("migration", .serialized) struct Migration {
+        private func run(_ workload: String, there lines: String = "", _ body: @escaping (Run, Destination) throws -> Void) throws {
+            let run = try Run(workload)
+            run.reporting(again: "swift test --filter EndToEnd.Migration", as: "\(workload)-migration") { run in
+                try run.start(["--detached", workload])
+                try run.awaitReady()
+                let destination = try Destination(run, lines)
+                defer { destination.end() }
+                try body(run, destination)
+            }
+        }
+
+        @Test("moves a tree that writes all the time, and loses no byte", arguments: ["memory-writer", "memory-private", "tree", "threads", "pipes"])
+        func moves(workload: String) throws {
+            try run(workload) { run, destination in
+                let result = try destination.migrate(["--json"] + (workload == "tree" ? [] : Destination.quick))
+                guard result.succeeded else { throw Failure("migrate: \(result)\n\(destination.log)") }
+                #expect(result.output.contains("\"command\":\"migrate\",\"ok\":true") && result.output.contains("\"downtime\":"))
+                try destination.expectCopies(here: false, there: true)
+                try destination.checkItself()
+            }
+        }
+
+        @Test("through ssh, whose place a script takes") func ssh() throws {
+            try run("memory-writer") { run, destination in
+                let result = try destination.migrate(to: "ssh://me@there:222\(Binaries.stasis)", ["--max-rounds", "0"] + Destination.quick)
+                guard result.succeeded else { throw Failure("migrate: \(result)") }
+                try destination.expectCopies(here: false, there: true)
+                try destination.checkItself()
+            }
+        }
+
+        @Test("what would fail there is said before, and the tree goes on") func refused() throws {
+            // The file that it maps is not to be seen there.
+            try run("memory-writer", there: "mount -t tmpfs none cwd") { _, destination in
+                let result = try destination.migrate([])
+                #expect(!result.succeeded && result.output.contains("No such file or directory"), "\(result)")
+                try destination.expectCopies(here: true, there: false)
+                try destination.checkItself()
+            }
+        }
+
+        @Test("a tree that can't be moved is left alone, and so is one that is only checked") func checks() throws {
+            try run("pipes") { _, destination in
+                let checked = try destination.migrate(["--check-only"])
+                #expect(checked.succeeded && checked.output.contains("0 fail"), "\(checked)")
+                let busy = try destination.migrate(["--when-too-busy", "post-copy"])
+                #expect(!busy.succeeded && busy.output.contains("not supported yet"), "\(busy)")
+                try destination.expectCopies(here: true, there: false)
+                let moved = try destination.migrate([])
+                #expect(moved.succeeded, "\(moved)")
+                try destination.checkItself()
+            }
+        }
+
+        @Test("plain TCP only where it was asked for") func insecure() throws {
+            try run("pipes") { run, destination in
+                let result = try destination.migrate(to: "127.0.0.1:1", [])
+                #expect(!result.succeeded && result.output.contains("--insecure"), "\(result)")
+            }
+        }
+
+        @Test("a connection that is cut leaves exactly one running copy", arguments: [
+            "after 100 bytes", "after 20000 bytes", "after 3000000 bytes", "in place of ready", "in place of go", "in place of running",
+        ]) func cut(moment: String) throws {
+            try run("memory-writer") { run, destination in
+                let proxy = try destination.cuttingProxy(moment)
+                let result = try destination.migrate(to: "unix:\(proxy)", Destination.quick)
+                let isThere = moment == "in place of running"
+                #expect(result.succeeded == isThere, "\(result)")
+                try destination.expectCopies(here: !isThere, there: isThere)
+                try destination.checkItself()
+            }
+        }
+    }
+}
+
+/// A `stasis receive` in a pid namespace of its own, whose first process waits for the end of the test.
+private final class Destination {
+    /// Without digests of programs and libraries, which take a second of a debug build.
+    static let quick = ["--file-validation", "filesize"]
+    private let run: Run
+    private let namespace: Process
+    private var proxy: Process?
+    private var socket: String { run.scratch + "/receive.sock" }
+    var log: String { String.contents(of: run.scratch + "/receive.log") ?? "" }
+
+    /// - Parameter lines: what bash(1) does there first, in the scratch directory.
+    init(_ run: Run, _ lines: String) throws {
+        self.run = run
+        let script = """
+            echo 30000 > /proc/sys/kernel/ns_last_pid
+            cd '\(run.scratch)'
+            \(lines)
+            '\(Binaries.stasis)' receive --listen unix:'\(run.scratch)/receive.sock' -v4 2>receive.log </dev/null &
+            while read -r words; do  # what the script that takes ssh's place wants
+                bash -c "$words" 2>>receive.log <to-ssh >from-ssh &
+            done <commands &
+            while [ ! -e end ]; do sleep 0.02; done
+            """
+        namespace = Process()
+        namespace.executableURL = URL(fileURLWithPath: "/usr/bin/unshare")
+        namespace.arguments = ["-m", "-pf", "--mount-proc", "--kill-child", "/bin/bash", "-c", script]
+        (namespace.standardInput, namespace.standardOutput, namespace.standardError) = (FileHandle.nullDevice, FileHandle.nullDevice, FileHandle.nullDevice)
+        for fifo in ["commands", "to-ssh", "from-ssh"] { _ = unsafe mkfifo("\(run.scratch)/\(fifo)", 0o600) }
+        try namespace.run()
+        guard eventually(within: 20, { exists(socket) }) else { throw Failure("receive does not listen: \(log)") }
+    }
+
+    func migrate(to place: String? = nil, _ options: [String]) throws -> Command.Result {
+        let bin = run.scratch + "/bin"
+        try? FileManager.default.createDirectory(atPath: bin, withIntermediateDirectories: true)
+        // The last three words are the program and what it is to do.
+        try Data("#!/bin/bash\necho \"${@: -3}\" > '\(run.scratch)/commands'\ncat <&0 > '\(run.scratch)/to-ssh' & cat '\(run.scratch)/from-ssh'\n".utf8).write(to: URL(fileURLWithPath: bin + "/ssh"))
+        _ = unsafe chmod(bin + "/ssh", 0o755)
+        return try Command(
+            Binaries.stasis, ["migrate", "\(run.root)", "--to", place ?? "unix:\(socket)", "-v3"] + options, in: run.scratch,
+            environment: ["PATH": bin + ":" + (ProcessInfo.processInfo.environment["PATH"] ?? "")]
+        ).run(within: 60)
+    }
+
+    /// Between source and destination: the first connection is cut at `moment`, later ones are not.
+    func cuttingProxy(_ moment: String) throws -> String {
+        let path = run.scratch + "/proxy.sock"
+        // Messages without fields are five bytes: length 1 and a kind.
+        let script = """
+            import socket, sys, threading
+            ours, its, moment = sys.argv[1:]
+            kinds = {"in place of ready": b"\\x01\\0\\0\\0\\x0b", "in place of go": b"\\x01\\0\\0\\0\\x0c", "in place of running": b"\\x01\\0\\0\\0\\x0d"}
+            limit = int(moment.split()[1]) if moment.startswith("after") else None
+            listener = socket.socket(socket.AF_UNIX); listener.bind(ours); listener.listen(8)
+            def serve(a, first):
+                b = socket.socket(socket.AF_UNIX); b.connect(its)
+                count = [0]
+                def copy(x, y):
+                    try:
+                        while data := x.recv(65536):
+                            count[0] += len(data)
+                            if first and (data == kinds.get(moment) or limit is not None and count[0] > limit): break
+                            y.sendall(data)
+                    except OSError: pass
+                    for end in (a, b):
+                        try: end.shutdown(socket.SHUT_RDWR)
+                        except OSError: pass
+                for pair in ((a, b), (b, a)): threading.Thread(target=copy, args=pair, daemon=True).start()
+            first = True
+            while True:
+                serve(listener.accept()[0], first)
+                first = False
+            """
+        let process = Process()
+        process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
+        process.arguments = ["python3", "-c", script, path, socket, moment]
+        (process.standardInput, process.standardOutput, process.standardError) = (FileHandle.nullDevice, FileHandle.nullDevice, FileHandle.nullDevice)
+        try process.run()
+        proxy = process
+        guard eventually(within: 20, { exists(path) }) else { throw Failure("the proxy does not listen") }
+        return path
+    }
+
+    /// Where the workload's processes are: those of the destination have an id more in their status (NSpid, proc_pid_status(5)).
+    func expectCopies(here: Bool, there: Bool) throws {
+        var found = ""
+        let isSo = eventually(within: 5) {
+            let tasks = run.tasks().filter { $0.state != "Z" && $0.commandLine.contains("--detached") }
+            let depth = { (task: Task) in (task.status("NSpid") ?? "").split(whereSeparator: \.isWhitespace).count }
+            let least = Task(getpid()).map(depth) ?? 1
+            let (ours, others) = (tasks.filter { depth($0) == least }, tasks.filter { depth($0) > least })
+            found = "here \(ours.map { "\($0.pid) \($0.state)" }), there \(others.map { "\($0.pid) \($0.state)" })"
+            return ours.isEmpty == !here && others.isEmpty == !there && !(ours + others).contains { $0.state == "T" || $0.state == "t" }
+        }
+        guard isSo else { throw Failure("expected \(here ? "one here" : "none here"), \(there ? "one there" : "none there"); found \(found)\n\(log)") }
+    }
+
+    func checkItself() throws {
+        run.go()
+        let result = run.scratch + "/result"
+        guard eventually(within: 30, { exists(result) }) else { throw Failure("no result\n\(log)") }
+        guard let text = String.contents(of: result), text == "ok\n" else { throw Failure(String.contents(of: result) ?? "") }
+    }
+
+    func end() {
+        if let proxy { kill(proxy.processIdentifier, SIGKILL) }  // it may have inherited blocked signals
+        _ = FileManager.default.createFile(atPath: run.scratch + "/end", contents: nil)
+        namespace.waitUntilExit()
+    }
+}
