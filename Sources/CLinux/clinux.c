@@ -88,45 +88,6 @@ static long clone3_call(struct clinux_clone_args *args, size_t size, int (*funct
 }
 #endif
 
-struct guard { const int *descriptors; int count, pipe; };
-
-static int guarding(void *argument) {
-    struct guard guard = *(struct guard *)argument;
-    const uint64_t every = ~0ull;
-    char byte;
-    long result;
-    clinux_syscall(SYS_rt_sigprocmask, SIG_BLOCK, (long)&every, 0, sizeof every, 0, 0);
-    clinux_syscall(SYS_setsid, 0, 0, 0, 0, 0, 0);  // a signal for our process group or terminal is not for it
-    clinux_syscall(SYS_prctl, 15 /* PR_SET_NAME */, (long)"stasis-guard", 0, 0, 0, 0);
-    unsigned next = 0;
-    for (int i = 0; i < guard.count; next = guard.descriptors[i++] + 1)
-        if (next < (unsigned)guard.descriptors[i]) clinux_syscall(SYS_close_range, next, guard.descriptors[i] - 1, 0, 0, 0, 0);
-    clinux_syscall(SYS_close_range, next, ~0u, 0, 0, 0, 0);
-    do result = clinux_syscall(SYS_read, guard.descriptors[guard.pipe], (long)&byte, 1, 0, 0, 0); while (result == -EINTR);
-    if (result != 1)
-        for (int i = 0; i < guard.count; i++)
-            if (i != guard.pipe) clinux_syscall(SYS_pidfd_send_signal, guard.descriptors[i], SIGKILL, 0, 0, 0, 0);
-    clinux_syscall(SYS_exit, 0, 0, 0, 0, 0, 0);
-    return 0;
-}
-
-int clinux_guard(const int *descriptors, int count, int pipe) {
-#if defined(__x86_64__)
-    static char stack[4096] __attribute__((aligned(16)));
-    static struct guard guard;  // read by the child when we may be gone from here: it has its own copy, freed by the next guard
-    free((void *)guard.descriptors);
-    int *copy = malloc(count * sizeof *copy);
-    if (!copy) return -ENOMEM;
-    memcpy(copy, descriptors, count * sizeof *copy);
-    guard = (struct guard){copy, count, pipe};
-    struct clinux_clone_args args = {.flags = CLONE_VM, .stack = (uintptr_t)stack, .stack_size = sizeof stack};
-    return (int)clone3_call(&args, sizeof args, guarding, &guard);
-#else
-    (void)descriptors; (void)count; (void)pipe; (void)guarding;
-    return -ENOSYS;
-#endif
-}
-
 int clinux_spawn(int executable, int pid, int sibling, uint64_t flags, int keep) {
 #if defined(__x86_64__)
     static char stack[16384] __attribute__((aligned(16)));
@@ -149,46 +110,48 @@ int clinux_spawn(int executable, int pid, int sibling, uint64_t flags, int keep)
 #endif
 }
 
-// The guard of sockets in TCP_REPAIR mode. It must outlive us, so it is no thread; it shares memory (no page tables are copied), not descriptors.
-struct repair_guard { int pipe, other_end, count; const int32_t *sockets, *reuse; };
+struct guard { int pipe, count; const int32_t *descriptors, *reuse; };
 
-static int repair_guarding(void *argument) {
-    const struct repair_guard guard = *(struct repair_guard *)argument;
+// It must outlive us, so it is no thread; it shares memory (no page tables are copied), not descriptors.
+static int guarding(void *argument) {
+    const struct guard guard = *(struct guard *)argument;
     char byte;
     long got;
-    clinux_syscall(SYS_setsid, 0, 0, 0, 0, 0, 0);
+    clinux_syscall(SYS_setsid, 0, 0, 0, 0, 0, 0);  // a signal for our process group or terminal is not for it
     clinux_syscall(SYS_prctl, 15 /* PR_SET_NAME */, (long)"stasis-guard", 0, 0, 0, 0);
-    // Ahead of everybody else when we are woken: the tasks whose sockets these are run on at the same moment.
+    // Ahead of everybody else when we are woken: the tasks that it is about run on at the same moment.
     struct { int priority; } first = {1};
     clinux_syscall(SYS_sched_setscheduler, 0, 1 /* SCHED_FIFO */, (long)&first, 0, 0, 0);
     // Nothing else is held: what goes with its owner (the lock of the packets) must not wait for us.
     unsigned next = 0;
     for (int i = 0, waits = 1; i < guard.count || waits;) {
-        unsigned keep = waits && (i == guard.count || guard.pipe < guard.sockets[i]) ? (waits = 0, guard.pipe) : guard.sockets[i++];
+        unsigned keep = waits && (i == guard.count || guard.pipe < guard.descriptors[i]) ? (waits = 0, guard.pipe) : guard.descriptors[i++];
         if (next < keep) clinux_syscall(SYS_close_range, next, keep - 1, 0, 0, 0, 0);
         next = keep + 1;
     }
     clinux_syscall(SYS_close_range, next, ~0u, 0, 0, 0, 0);
     do got = clinux_syscall(SYS_read, guard.pipe, (long)&byte, 1, 0, 0, 0);
     while (got == -EINTR);
-    if (got <= 0) {
-        int32_t off = -1;  // TCP_REPAIR_OFF_NO_WP: without a window probe
-        for (int i = 0; i < guard.count; i++) {
-            clinux_syscall(SYS_setsockopt, guard.sockets[i], 6 /* SOL_TCP */, 19 /* TCP_REPAIR */, (long)&off, sizeof off, 0);
-            clinux_syscall(SYS_setsockopt, guard.sockets[i], SOL_SOCKET, SO_REUSEADDR, (long)&guard.reuse[i], sizeof(int32_t), 0);
+    for (int i = 0; got <= 0 && i < guard.count; i++) {
+        if (!guard.reuse) {
+            clinux_syscall(SYS_pidfd_send_signal, guard.descriptors[i], SIGKILL, 0, 0, 0, 0);
+            continue;
         }
+        int32_t off = -1;  // TCP_REPAIR_OFF_NO_WP: without a window probe
+        clinux_syscall(SYS_setsockopt, guard.descriptors[i], 6 /* SOL_TCP */, 19 /* TCP_REPAIR */, (long)&off, sizeof off, 0);
+        clinux_syscall(SYS_setsockopt, guard.descriptors[i], SOL_SOCKET, SO_REUSEADDR, (long)&guard.reuse[i], sizeof(int32_t), 0);
     }
     clinux_syscall(SYS_exit, 0, 0, 0, 0, 0, 0);
     return 0;
 }
 
-int clinux_repair_guard(int pipe, int other_end, const int32_t *sockets, const int32_t *reuse, int count, void *stack, size_t stack_size) {
-    struct repair_guard *guard = stack;  // at the low end, where the stack does not grow to
-    *guard = (struct repair_guard){pipe, other_end, count, sockets, reuse};
+int clinux_guard(int pipe, const int32_t *descriptors, const int32_t *reuse, int count, void *stack, size_t stack_size) {
+    struct guard *guard = stack;  // at the low end, where the stack does not grow to
+    *guard = (struct guard){pipe, count, descriptors, reuse};
     sigset_t all, before;
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, &before);
-    int pid = clone(repair_guarding, (char *)stack + stack_size, CLONE_VM, guard);
+    int pid = clone(guarding, (char *)stack + stack_size, CLONE_VM, guard);
     int result = pid < 0 ? -errno : pid;
     sigprocmask(SIG_SETMASK, &before, NULL);
     return result;

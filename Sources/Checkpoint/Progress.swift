@@ -17,17 +17,11 @@ package final class Progress {
 
     /// On standard error, if that is a terminal.
     package convenience init() {
-        // CLOCK_MONOTONIC_COARSE costs no more than a memory read (vdso(7)) and is exact to some milliseconds.
-        let clock = { () -> UInt64 in
-            var time = timespec()
-            _ = unsafe clock_gettime(CLOCK_MONOTONIC_COARSE, &time)
-            return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
-        }
         let show = { (text: String) in
             var text = text
             text.withUTF8 { bytes in _ = unsafe Glibc.write(STDERR_FILENO, bytes.baseAddress, bytes.count) }
         }
-        self.init(clock: clock, show: isatty(STDERR_FILENO) == 1 ? show : nil)
+        self.init(clock: Clock.coarse, show: isatty(STDERR_FILENO) == 1 ? show : nil)
     }
 
     /// - Parameter clock: nanoseconds that only grow.

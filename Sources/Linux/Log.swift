@@ -74,7 +74,7 @@ private final class Sink: Sendable {
     let level: Log.Level
     let descriptor: Int32
     let firstError = Mutex<String?>(nil)
-    private let start = Sink.now()
+    private let start = Clock.monotonic()
 
     init(level: Log.Level, descriptor: Int32) {
         self.level = level
@@ -97,18 +97,11 @@ private final class Sink: Sendable {
 
     /// "(00.012345) ": seconds and microseconds since the log was opened.
     private func stamp() -> String {
-        let microseconds = (Sink.now() - start) / 1000
+        let microseconds = (Clock.monotonic() - start) / 1000
         let fraction = String(microseconds % 1_000_000)
         let seconds = String(microseconds / 1_000_000)
         return "(" + String(repeating: "0", count: max(0, 2 - seconds.count)) + seconds + "."
             + String(repeating: "0", count: 6 - fraction.count) + fraction + ") "
-    }
-
-    /// Nanoseconds of CLOCK_MONOTONIC (clock_gettime(2)).
-    private static func now() -> Int {
-        var time = timespec()
-        unsafe clock_gettime(CLOCK_MONOTONIC, &time)
-        return time.tv_sec * 1_000_000_000 + time.tv_nsec
     }
 
     deinit { if descriptor != STDERR_FILENO { close(descriptor) } }

@@ -80,7 +80,7 @@ public enum MigrationPlace: Equatable, Sendable, CustomStringConvertible, Migrat
             try Self.checkPeer(of: socket, at: path)
             return socket
         case .tcp(let host, let port):
-            guard let address = SocketAddress(host: host, port: port) else {
+            guard let address = InetAddress(host: host, port: port)?.socketAddress else {
                 throw CheckpointError("connect to", .object("\(self)"), "there is no such host", remedy: "check its name, or give its address")
             }
             return try CheckpointError.about("connect to", .object("\(self)"), remedy: "start stasis receive there first") {
@@ -125,7 +125,7 @@ package final class MigrationListener {
             }
             self.place = place
         case .tcp(let host, let port):
-            guard let address = SocketAddress(host: host, port: port) else {
+            guard let address = InetAddress(host: host, port: port)?.socketAddress else {
                 throw CheckpointError("listen on", .object("\(place)"), "there is no such host", remedy: "an address of this machine")
             }
             socket = try CheckpointError.about("listen on", .object("\(place)"), remedy: "another port, or 0 for a free one") {
@@ -135,7 +135,7 @@ package final class MigrationListener {
                 try socket.listen(8)
                 return socket
             }
-            self.place = .tcp(host: host, port: try socket.localAddress().port ?? port)
+            self.place = .tcp(host: host, port: InetAddress(try socket.localAddress())?.port ?? port)
         }
     }
 

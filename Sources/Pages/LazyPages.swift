@@ -100,7 +100,7 @@ package final class LazyPages {
 
     private func take(from restorer: FileDescriptor) throws {
         guard let bytes = try PageConnection(restorer).receive(4) else { throw CheckpointError("serve", .object("the restore"), "it ended before it had handed over all processes") }
-        let number = Int32(bitPattern: (0..<4).reduce(0) { $0 | UInt32(bytes[$1]) << (8 * $1) })
+        let number: Int32 = bytes.word(at: 0)
         if UInt32(bitPattern: number) == LazyRestore.allHandedOver {
             isComplete = true
             log.info("all \(clients.count) processes are here")

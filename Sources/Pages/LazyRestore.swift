@@ -34,5 +34,5 @@ package final class LazyRestore {
         try CheckpointError.about("reach", .object("the lazy-pages daemon")) { try send(Int32(bitPattern: Self.allHandedOver)) }
     }
 
-    private func send(_ number: Int32) throws(SyscallError) { try socket.send((0..<4).map { UInt8(truncatingIfNeeded: number >> (8 * $0)) }) }
+    private func send(_ number: Int32) throws(SyscallError) { try socket.send(little32(UInt32(bitPattern: number))) }
 }

@@ -29,7 +29,7 @@ package struct PageRequest: Equatable, Sendable {
     }
 
     package var bytes: [UInt8] {
-        [UInt64(command.rawValue) | UInt64(flags) << 16, pages, address, subject].flatMap { word in (0..<8).map { UInt8(truncatingIfNeeded: word >> (8 * $0)) } }
+        [UInt64(command.rawValue) | UInt64(flags) << 16, pages, address, subject].flatMap(little64)
     }
 
     /// Bytes of memory it speaks of; nil where they are no pages of an address space or of a file.
@@ -89,7 +89,7 @@ package struct PageConnection: Sendable {
         return bytes
     }
     package func receiveNumber() throws(SyscallError) -> Int32? {
-        try receive(4).map { bytes in Int32(bitPattern: (0..<4).reduce(0) { $0 | UInt32(bytes[$1]) << (8 * $1) }) }
+        try receive(4).map { $0.word(at: 0) }
     }
     package func send(number: Int32) throws(SyscallError) { try output.write((0..<4).map { UInt8(truncatingIfNeeded: number >> (8 * $0)) }) }
 }
@@ -107,7 +107,7 @@ package enum PageServerPlace: Sendable {
         case .socket(let number): return PageConnection(FileDescriptor(owning: number))
         case .address(let host, let port):
             let name = "page server \(host ?? "127.0.0.1") port \(port)"
-            guard let address = SocketAddress(numeric: host ?? "127.0.0.1", port: port) else {
+            guard let address = InetAddress(text: host ?? "127.0.0.1", port: port)?.socketAddress else {
                 throw CheckpointError("connect to", .object(name), "\"\(host ?? "")\" is no IP address", remedy: "--address in numbers: 192.0.2.1 or 2001:db8::1")
             }
             return try CheckpointError.about("connect to", .object(name), remedy: "start stasis page-server there first") {
@@ -121,7 +121,7 @@ package enum PageServerPlace: Sendable {
     /// Listens; the port is the one asked for, or a free one for 0.
     package func listen() throws -> (FileDescriptor, port: UInt16) {
         guard case .address(let host, let port) = self else { preconditionFailure("a connected socket does not listen") }
-        guard let address = SocketAddress(numeric: host ?? "0.0.0.0", port: port) else {
+        guard let address = InetAddress(text: host ?? "0.0.0.0", port: port)?.socketAddress else {
             throw CheckpointError("listen on", .object("address \(host ?? "")"), "it is no IP address", remedy: "--address in numbers: 192.0.2.1 or 2001:db8::1")
         }
         return try CheckpointError.about("listen on", .object("\(host ?? "0.0.0.0") port \(port)"), remedy: "another --port, or 0 for a free one") {
@@ -129,7 +129,7 @@ package enum PageServerPlace: Sendable {
             try socket.setOption(SocketOption.reuseAddress, to: Int32(1))
             try socket.bind(address)
             try socket.listen(1)
-            return (socket, try socket.localAddress().port ?? port)
+            return (socket, InetAddress(try socket.localAddress())?.port ?? port)
         }
     }
 }

@@ -7,12 +7,12 @@ public import Linux
 /// acknowledged: hold them back (`ConnectionLock`) if the connection is to go on elsewhere.
 public final class PausedSockets {
     private var sockets: [(socket: FileDescriptor, reuse: Int32)] = []
-    private let watch: RepairGuard
+    private let watch: Guardian
 
     public init(_ sockets: [FileDescriptor]) throws(SyscallError) {
         var pairs = [(socket: FileDescriptor, reuse: Int32)]()
         for socket in sockets { pairs.append((socket, try socket.intOption(SocketOption.reuseAddress))) }
-        watch = try RepairGuard(pairs)
+        watch = try Guardian(resuming: pairs)
         do throws(SyscallError) {
             for pair in pairs {
                 try pair.socket.setOption(Repair.mode, level: Repair.level, to: Repair.on)

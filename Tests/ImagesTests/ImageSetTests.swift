@@ -11,18 +11,6 @@ import Testing
         #expect(set.problems() == [])
     }
 
-    /// STASIS_CHECK_IMAGES=/path/to/images swift test --filter ImageSetTests
-    @Test("a directory given by hand is sound", .enabled(if: ProcessInfo.processInfo.environment["STASIS_CHECK_IMAGES"] != nil))
-    func givenIsSound() throws {
-        let path = try #require(ProcessInfo.processInfo.environment["STASIS_CHECK_IMAGES"])
-        for name in path.split(separator: ":") {
-            do {
-                let problems = try ImageSet(ImageDirectory(path: String(name))).problems()
-                #expect(problems == [], "\(name)")
-            } catch { Issue.record("\(name): \(error)") }
-        }
-    }
-
     @Test("pages of an incremental dump are found in its parent")
     func chain() throws {
         let whole = try PageChain(try Golden("simple/images", "").directory)

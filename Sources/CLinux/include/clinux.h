@@ -36,15 +36,12 @@ const char *clinux_error_text(int number);
 /// Returns the pid or minus errno, whichever of clone3 and execveat failed.
 int clinux_spawn(int executable, int pid, int sibling, uint64_t flags, int keep);
 
-/// Starts a process that waits for a byte from descriptors[pipe] and ends; if the other end is closed without one, it sends SIGKILL
-/// through the other descriptors, which are pidfds. It holds only `descriptors`, sorted by number. It shares our memory and is
-/// to be waited for with __WALL (wait4(2)) before another one starts. Returns its pid or minus errno.
-int clinux_guard(const int *descriptors, int count, int pipe);
-
-/// A process of ours that shares our memory and waits at `pipe` (its read end; `other_end` is ours). When a byte comes it ends. When the
-/// pipe ends instead, we are dead: then it takes the `count` sockets out of TCP_REPAIR mode and sets their SO_REUSEADDR, which that
-/// mode forgets (0 or 1 in `reuse`). Only system calls, on a stack of its own. Returns its pid or minus errno. Signals are blocked in it.
-int clinux_repair_guard(int pipe, int other_end, const int32_t *sockets, const int32_t *reuse, int count, void *stack, size_t stack_size);
+/// Starts a guardian: a process of ours that waits at `pipe`, a read end. When a byte comes it ends. When the pipe ends instead, we are dead:
+/// then it does one thing with each of its `count` descriptors (sorted by number), which with the pipe are all it holds. Where `reuse` is
+/// NULL they are pidfds, and it sends SIGKILL; else they are sockets, which it takes out of TCP_REPAIR mode and whose SO_REUSEADDR, which that
+/// mode forgets, it sets to their element of `reuse`. Only system calls, on a stack of its own, in our memory, with every signal blocked.
+/// To be waited for with __WALL (wait4(2)). Returns its pid or minus errno.
+int clinux_guard(int pipe, const int32_t *descriptors, const int32_t *reuse, int count, void *stack, size_t stack_size);
 
 /// The graft: a header (struct clinux_graft_header) followed by code. Position independent; see Graft/README.md.
 extern const unsigned char clinux_graft_begin[], clinux_graft_code[], clinux_graft_idle[], clinux_graft_park[], clinux_graft_end[];

@@ -98,6 +98,6 @@ package struct KernelFeature: Sendable {
     private static let own: [KernelFeature] = [
         KernelFeature("pidfd_getfd", grade: .own, "taking descriptors out of running tasks (dump, explain)") { KernelProbe.pidfds },
         // UFFD_FEATURE_WP_ASYNC, _WP_UNPOPULATED (linux/userfaultfd.h)
-        KernelFeature("uffd_wp_async", grade: .own, "incremental dumps where there are no soft-dirty pages") { KernelProbe.userfault(features: 1 << 15 | 1 << 13) },
+        KernelFeature("uffd_wp_async", grade: .own, "incremental dumps where there are no soft-dirty pages") { KernelProbe.tracksByProtection },
     ]
 }

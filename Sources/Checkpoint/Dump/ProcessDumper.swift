@@ -274,7 +274,7 @@ final class ProcessDumper {
 
     private func auxiliaryVector() throws -> [UInt64] {
         let bytes = try Files.read("/proc/\(view)/auxv")
-        return stride(from: 0, to: bytes.count - bytes.count % 8, by: 8).map { at in (0..<8).reduce(0) { $0 | UInt64(bytes[at + $1]) << (8 * $1) } }
+        return bytes.words(in: 0..<(bytes.count & ~7))
     }
 }
 

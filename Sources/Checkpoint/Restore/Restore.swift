@@ -376,14 +376,10 @@ package final class Restore {
     /// The last step: all run or, if we are killed in the middle of it, none. One process alone is let go as a whole by the kernel.
     private func letRun() throws {
         let all = plan.members.compactMap { processes[$0.pid] }
-        if all.count > 1 {
-            let watch = try ReleaseGuard(all.map(\.pid))
-            let outcome = Swift.Result { try request.atLast { release(all) } }
-            watch.end()
-            try outcome.get()
-        } else {
-            try request.atLast { release(all) }
-        }
+        // A tracer's death kills what it still traces (PTRACE_O_EXITKILL), but not what it has let go already.
+        let watch = all.count > 1 ? try Guardian(killing: all.map(\.pid)) : nil
+        defer { watch?.dismiss() }
+        try request.atLast { release(all) }
     }
 
     /// Nothing of it can fail.

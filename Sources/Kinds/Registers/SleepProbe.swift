@@ -33,7 +33,7 @@ package struct SleepProbe: Sendable {
         }
         guard let left = Self.scheduled("/proc/\(process)/task/\(thread)/sched"),
             let cpu = (try? TaskStat.of(thread, in: process))?.processor, let clock = Self.clock(ofCPU: cpu) else { return nil }
-        let now = Self.now()
+        let now = Clock.monotonic()
         since = now - min(now, clock > left.lastRun ? clock - left.lastRun : 0)
         switches = left.switches
         self.number = number
@@ -47,8 +47,7 @@ package struct SleepProbe: Sendable {
         guard let usual = try? Affinity.own(), (try? Affinity.set(Affinity.only(Int(cpu)))) != nil else { return nil }
         defer { try? Affinity.set(usual) }
         // Asking for our CPU time brings the value up to date (kernel/sched/core.c, task_sched_runtime).
-        var used = timespec()
-        _ = unsafe clock_gettime(CLOCK_THREAD_CPUTIME_ID, &used)
+        Clock.threadTime()
         return scheduled("/proc/self/sched")?.lastRun
     }
 
@@ -77,11 +76,6 @@ package struct SleepProbe: Sendable {
         }
         return nil
     }
-    static func now() -> UInt64 {
-        var time = timespec()
-        _ = unsafe clock_gettime(CLOCK_MONOTONIC, &time)
-        return UInt64(time.tv_sec) * 1_000_000_000 + UInt64(time.tv_nsec)
-    }
 }
 
 /// A relative sleep that a stop interrupted: which call, and how long it still had to wait.
@@ -102,7 +96,7 @@ package struct SleepLeft: Equatable {
             number = first
         }
         guard Self.calls.contains(number) else { return nil }
-        let slept = probe.map { SleepProbe.now() - min($0.since, SleepProbe.now()) } ?? 0
+        let slept = probe.map { Clock.monotonic() - min($0.since, Clock.monotonic()) } ?? 0
         let given: UInt64?
         switch number {
         case SYS_nanosleep: given = Self.time(at: registers.rsi, memory) ?? Self.time(at: registers.rdi, memory).map { $0 - min($0, slept) }

@@ -1,21 +1,32 @@
-import ImageMessages
-import Linux
+package import ImageMessages
+package import Linux
 
 /// What UDP, raw and ping sockets have in common: an address, perhaps a peer, memberships in multicast groups.
-enum Connectionless {
-    static func extras(_ entry: InetSkEntry) -> [ExtraOptions.Option] {
+package protocol ConnectionlessProtocol: InetProtocol {
+    /// What only its sockets have.
+    static func save(_ file: OpenFile, _ info: InetSocketInfo?, _ entry: inout InetSkEntry) throws
+    /// What has to be set before packets come in.
+    static func prepare(_ socket: FileDescriptor, _ entry: InetSkEntry) throws
+}
+
+extension ConnectionlessProtocol {
+    package static func save(_ file: OpenFile, _ info: InetSocketInfo?, _ entry: inout InetSkEntry) throws {}
+    package static func prepare(_ socket: FileDescriptor, _ entry: InetSkEntry) throws {}
+
+    package static func extras(_ entry: InetSkEntry) -> [ExtraOptions.Option] {
         ExtraOptions.inet(family: entry.family, type: entry.type, protocol: entry.proto) + MulticastMemberships.options
     }
 
-    static func dump(_ file: OpenFile, _ entry: inout InetSkEntry, _ context: DumpContext) throws {
+    package static func dump(_ file: OpenFile, _ info: InetSocketInfo?, _ entry: inout InetSkEntry, _ context: DumpContext) throws {
         entry.backlog = 0
         // Before what locks the filter, which is the last of the options.
         entry.opts.extra.insert(contentsOf: try context.state(of: MulticastMemberships.self).dump(file.descriptor, family: entry.family), at: 0)
         try DatagramQueue.dump(file, entry, context)
+        try save(file, info, &entry)
     }
 
-    /// - Parameter prepare: what has to be set before packets come in.
-    static func make(_ entries: [InetSkEntry], _ context: RestoreContext, prepare: (FileDescriptor, InetSkEntry) throws -> Void = { _, _ in }) throws {
+    package static func make(_ entries: [InetSkEntry], _ context: RestoreContext) throws { try makeAll(entries, context) }
+    static func makeAll(_ entries: [InetSkEntry], _ context: RestoreContext) throws {
         for entry in entries {
             try CheckpointError.about("restore", .inetSocket(entry)) {
                 let (socket, inherited) = try InetSocket.create(entry, context)
@@ -37,7 +48,7 @@ enum Connectionless {
     }
 
     /// The queues first: filters, buffers and shutdown(2) would keep datagrams out.
-    static func finish(_ entries: [InetSkEntry], _ context: RestoreContext) throws {
+    package static func finish(_ entries: [InetSkEntry], _ context: RestoreContext) throws {
         for entry in entries where !context.isInherited("socket:[\(entry.ino)]") {
             try CheckpointError.about("restore", .inetSocket(entry)) {
                 let socket = try context.requireDescriptor(of: entry.id)

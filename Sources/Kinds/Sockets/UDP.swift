@@ -4,17 +4,11 @@ package import Linux
 
 /// UDP and UDP-Lite (udp(7), udplite(7)): bound or not, connected, members of multicast groups. Datagrams that wait to be read are kept
 /// (DatagramQueue); a datagram that is being put together (UDP_CORK, MSG_MORE) can't be.
-package enum UDP: InetProtocol {
+package enum UDP: ConnectionlessProtocol {
     package static func isFor(type: UInt32, number: UInt32) -> Bool { type == UInt32(SOCK_DGRAM.rawValue) && (number == 17 || number == 136) }
-    package static func extras(_ entry: InetSkEntry) -> [ExtraOptions.Option] { Connectionless.extras(entry) }
 
-    package static func dump(_ file: OpenFile, _ info: InetSocketInfo?, _ entry: inout InetSkEntry, _ context: DumpContext) throws {
-        try refuseUnfinished(file)
-        try Connectionless.dump(file, &entry, context)
-    }
-
-    /// What was written and has not left the socket. A datagram on its way through a device's queue leaves within moments.
-    private static func refuseUnfinished(_ file: OpenFile) throws {
+    /// Refuses what was written and has not left the socket. A datagram on its way through a device's queue leaves within moments.
+    package static func save(_ file: OpenFile, _ info: InetSocketInfo?, _ entry: inout InetSkEntry) throws {
         for attempt in 0... {
             var unsent: Int32 = 0
             try file.descriptor.ioctl("SIOCOUTQ", 0x5411, &unsent)
@@ -26,7 +20,4 @@ package enum UDP: InetProtocol {
             "dump", file.subject, "a datagram is being put together in it (UDP_CORK or MSG_MORE), and only sending would bring it out",
             remedy: "dump again when the program has sent it")
     }
-
-    package static func make(_ entries: [InetSkEntry], _ context: RestoreContext) throws { try Connectionless.make(entries, context) }
-    package static func finish(_ entries: [InetSkEntry], _ context: RestoreContext) throws { try Connectionless.finish(entries, context) }
 }
