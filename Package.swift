@@ -19,7 +19,9 @@ let package = Package(
     dependencies: [.package(url: "https://github.com/apple/swift-protobuf", from: "1.39.0")],
     targets: [
         .target(name: "CLinux"),
-        .target(name: "Linux", dependencies: ["CLinux"], swiftSettings: strict),
+        .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
+        .systemLibrary(name: "CLZ4", pkgConfig: "liblz4", providers: [.apt(["liblz4-dev"])]),
+        .target(name: "Linux", dependencies: ["CLinux", "CZstd", "CLZ4"], swiftSettings: strict),
         .target(
             name: "ImageMessages", dependencies: [.product(name: "SwiftProtobuf", package: "swift-protobuf")],
             exclude: ["proto"], swiftSettings: [.swiftLanguageMode(.v6)]),

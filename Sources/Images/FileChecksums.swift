@@ -35,7 +35,7 @@ public struct FileChecksums: Sendable {
 
     private static func isCovered(_ name: String) -> Bool {
         guard name.hasSuffix(".img"), name != ImageFile.checksums.name, name != "inventory.img", let kind = ImageKind.named(name)?.kind else { return false }
-        return kind.prefix != ImageKind.pages.prefix
+        return kind.prefix != ImageKind.pages.prefix && kind.prefix != ImageKind.compressedPages.prefix
     }
 
     private static func checksum(_ name: String, in directory: FileDescriptor) throws(ImageError) -> StasisFileChecksum {

@@ -220,6 +220,8 @@ extension ImageFile where Entry == StasisPageChecksums {
 
 extension ImageKind {
     public static let pages = ImageKind("pages-%u.img", .none, .raw, nil)
+    /// Our own, in place of pages-N.img: a reader that does not know it finds no pages, rather than junk.
+    public static let compressedPages = ImageKind("compressed-%u.img", .none, .raw, nil)
     public static let ifaddr = ImageKind("ifaddr-%u.img", .none, .raw, nil)
     public static let route = ImageKind("route-%u.img", .none, .raw, nil)
     public static let route6 = ImageKind("route6-%u.img", .none, .raw, nil)
@@ -308,6 +310,6 @@ extension ImageKind {
         ImageFile<BinfmtMiscEntry>.binfmtMiscOfDevice.kind,
         ImageFile<StasisFileChecksum>.checksums.kind,
         ImageFile<StasisPageChecksums>.pageChecksums.kind,
-        .pages, .ifaddr, .route, .route6, .rule, .iptables, .ip6tables, .nftables, .netnsCt, .netnsExp, .tmpfsDev, .tmpfs,
+        .pages, .compressedPages, .ifaddr, .route, .route6, .rule, .iptables, .ip6tables, .nftables, .netnsCt, .netnsExp, .tmpfsDev, .tmpfs,
     ]
 }

@@ -1,76 +1,183 @@
 import Glibc
+public import ImageMessages
 public import Linux
 import Synchronization
 
-/// A pages file that is being written, by whomever. Its checksums are made beside that, by workers, from what the file then holds.
-public final class NewPagesFile: Sendable {
+/// A pages file that is being written: by whomever, as it stands (`file`, `grew`), or by us, piece by piece and compressed if wanted
+/// (`append`). Its checksums are made beside that by workers, from what the file then holds or from what is compressed.
+public final class NewPagesFile {
     public let number: UInt32
     public let name: String
     /// The image that says where the pages belong.
     public let pagemap: String
+    /// What it will hold; nil where somebody else writes it.
+    public var entries: [PagemapEntry]?
     public let file: FileDescriptor
+    public var isCompressed: Bool { regions != nil }
     private let workers: Workers
-    private let state = Mutex(State())
-    private struct State {
-        var sums: [UInt32] = []
-        /// Up to where somebody makes the checksums.
-        var claimed: UInt64 = 0
-        var changed: [Range<UInt64>] = []
-    }
+    private let sums = PageSums()
+    private let regions: RegionStore?
+    /// The region that is being filled.
+    private var region: PageBuffer?
+    private var nextRegion = 0
+    /// Bytes of pages that `append` was given.
+    private var appended: UInt64 = 0
+    /// Up to where somebody makes the checksums.
+    private var claimed: UInt64 = 0
+    private var changes: [Range<UInt64>] = []
     private static let piece: UInt64 = 4 << 20
     /// Bytes for which a worker is not worth waking.
     private static let little: UInt64 = 1 << 18
 
-    public init(_ number: UInt32, pagemap: String, in directory: FileDescriptor, _ workers: Workers) throws(ImageError) {
+    public init(_ number: UInt32, pagemap: String, in directory: FileDescriptor, _ workers: Workers, _ compression: Compression? = nil) throws(ImageError) {
         (self.number, self.pagemap, self.workers) = (number, pagemap, workers)
-        name = ImageKind.pages.name(UInt64(number))
+        let name = (compression == nil ? ImageKind.pages : .compressedPages).name(UInt64(number))
+        self.name = name
         do throws(SyscallError) { file = try FileDescriptor.open(name, O_RDWR | O_CREAT | O_TRUNC, mode: 0o644, at: directory.number) } catch {
             throw ImageError(name, "it can't be created", error)
         }
+        regions = compression.map { [file, sums] in RegionStore($0, file, name, sums) }
     }
+
+    // MARK: written by others
 
     /// Everything before `end` (bytes, whole pages) is written.
     public func grew(to end: UInt64) {
-        let claimed = state.withLock { $0.claimed }
-        var start = claimed
-        while end >= start + Self.piece {
-            claim(start..<(start + Self.piece))
-            start += Self.piece
-        }
+        while end >= claimed + Self.piece { claim(claimed..<(claimed + Self.piece)) }
     }
+
+    /// These bytes were written once more.
+    public func changed(_ range: Range<UInt64>) { changes.append((range.lowerBound & ~4095)..<((range.upperBound + 4095) & ~4095)) }
 
     /// All is written.
     public func isWhole(_ end: UInt64) throws(ImageError) {
         grew(to: end)
-        let rest = state.withLock { $0.claimed }..<end
-        if rest.count > Self.little { claim(rest) } else if !rest.isEmpty { try sum(rest) }
-    }
-
-    /// These bytes were written once more.
-    public func changed(_ range: Range<UInt64>) {
-        let pages = (range.lowerBound & ~4095)..<((range.upperBound + 4095) & ~4095)
-        state.withLock { $0.changed.append(pages) }
-    }
-
-    /// Writes the checksums, when the workers have finished and the pagemap is written.
-    public func writeChecksums(in directory: FileDescriptor) throws(ImageError) {
-        for range in state.withLock({ $0.changed }) { try sum(range) }
-        try PageChecksums(state.withLock { $0.sums }).write(for: number, pagemap: pagemap, in: directory)
+        let rest = claimed..<end
+        if rest.count > Self.little { claim(rest) } else if !rest.isEmpty { try sums.make(rest, file, name) }
     }
 
     private func claim(_ range: Range<UInt64>) {
-        state.withLock { $0.claimed = range.upperBound }
-        workers.run { [self] in try sum(range) }
+        claimed = range.upperBound
+        workers.run { [sums, file, name] in try sums.make(range, file, name) }
     }
 
-    private func sum(_ range: Range<UInt64>) throws(ImageError) {
+    // MARK: written by us
+
+    /// The next pages.
+    public func append(_ content: PageBuffer) throws(ImageError) {
+        appended += UInt64(content.count)
+        guard let regions else {
+            do throws(SyscallError) { try content.write(to: file, at: appended - UInt64(content.count)) } catch { throw ImageError(name, "it can't be written", error) }
+            return grew(to: appended)
+        }
+        var done = 0
+        while done < content.count {
+            let filling = region ?? regions.room()
+            region = filling
+            done += filling.append(content, done..<content.count)
+            if filling.isFull { store() }
+        }
+    }
+
+    /// All has been appended.
+    public func isWhole() throws(ImageError) {
+        if regions == nil { return try isWhole(appended) }
+        if region != nil { store() }
+    }
+
+    private func store() {
+        guard let regions, let content = region else { return }
+        (region, nextRegion) = (nil, nextRegion + 1)
+        workers.run(limit: 8) { [number = nextRegion - 1] in try regions.store(content, as: number) }
+    }
+
+    // MARK: the end
+
+    /// Writes pagemap and checksums, when the workers have finished.
+    public func writeImages(in directory: FileDescriptor) throws(ImageError) {
+        if let entries {
+            var head = PagemapHead()
+            head.pagesID = number
+            regions?.describe(in: &head)
+            let writer = try ImageWriter(directory: directory, name: pagemap)
+            try writer.append(head)
+            for entry in entries { try writer.append(entry) }
+            try writer.finish(sync: false)
+        }
+        for range in changes { try sums.make(range, file, name) }
+        try PageChecksums(sums.all).write(for: number, pagemap: pagemap, in: directory)
+    }
+}
+@available(*, unavailable) extension NewPagesFile: Sendable {}
+
+/// Checksums of pages, which come in any order.
+private final class PageSums: Sendable {
+    private let values = Mutex<[UInt32]>([])
+    var all: [UInt32] { values.withLock { $0 } }
+
+    func put(_ sums: [UInt32], at offset: UInt64) {
+        let first = Int(offset / 4096)
+        values.withLock { values in
+            if values.count < first + sums.count { values += [UInt32](repeating: 0, count: first + sums.count - values.count) }
+            values.replaceSubrange(first..<(first + sums.count), with: sums)
+        }
+    }
+
+    /// From what a file holds.
+    func make(_ range: Range<UInt64>, _ file: FileDescriptor, _ name: String) throws(ImageError) {
         let sums: [UInt32]
         do throws(SyscallError) { sums = try Checksum.ofPages(of: file, range) } catch { throw ImageError(name, "it can't be read again", error) }
         guard UInt64(sums.count) * 4096 == UInt64(range.count) else { throw ImageError(name, "it is shorter than what was written to it") }
-        let first = Int(range.lowerBound / 4096)
-        state.withLock { state in
-            if state.sums.count < first + sums.count { state.sums += [UInt32](repeating: 0, count: first + sums.count - state.sums.count) }
-            state.sums.replaceSubrange(first..<(first + sums.count), with: sums)
+        put(sums, at: range.lowerBound)
+    }
+}
+
+/// Compresses regions and puts them into the file as they come.
+private final class RegionStore: Sendable {
+    static let pages = 64
+    private let method: Compression, file: FileDescriptor, name: String, sums: PageSums
+    private let state = Mutex(State())
+    private struct State: ~Copyable {
+        var places: [Int: Range<UInt64>] = [:]
+        var end: UInt64 = 0
+        /// Used again and again: memory that is new costs as much as LZ4.
+        var rooms: [PageBuffer] = [], tools: [Tool] = []
+    }
+    /// For one job at a time.
+    private struct Tool: @unchecked Sendable {
+        let compressor: Compressor, packed: PageBuffer
+    }
+
+    init(_ method: Compression, _ file: FileDescriptor, _ name: String, _ sums: PageSums) { (self.method, self.file, self.name, self.sums) = (method, file, name, sums) }
+
+    /// For the next region.
+    func room() -> PageBuffer { state.withLock { $0.rooms.popLast() } ?? PageBuffer(Self.pages * 4096) }
+
+    func store(_ content: PageBuffer, as number: Int) throws(ImageError) {
+        sums.put(content.checksums, at: UInt64(number * Self.pages * 4096))
+        // A little more than a region: what does not become shorter may become longer.
+        let tool = state.withLock { $0.tools.popLast() } ?? Tool(compressor: Compressor(method), packed: PageBuffer(Self.pages * 4096 + 16384))
+        let result = tool.compressor.compress(content, into: tool.packed) ? tool.packed : content
+        let offset = state.withLock { state in
+            defer { state.end += UInt64(result.count) }
+            state.places[number] = state.end..<(state.end + UInt64(result.count))
+            return state.end
+        }
+        do throws(SyscallError) { try result.write(to: file, at: offset) } catch { throw ImageError(name, "it can't be written", error) }
+        content.clear(0)
+        state.withLock {
+            $0.rooms.append(content)
+            $0.tools.append(tool)
+        }
+    }
+
+    func describe(in head: inout PagemapHead) {
+        (head.compression, head.regionPages) = (method.number, UInt32(Self.pages))
+        let places = state.withLock { $0.places }
+        for number in 0..<places.count {
+            guard let place = places[number] else { preconditionFailure("a region is missing") }
+            head.regionOffset.append(place.lowerBound)
+            head.regionBytes.append(UInt32(place.count))
         }
     }
 }

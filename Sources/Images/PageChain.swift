@@ -57,13 +57,13 @@ public struct PageChain: Sendable {
         return older
     }
 
-    func pagesFile(_ name: String, level: Int) throws(ImageError) -> PageImage.File {
+    func pagesFile(_ name: String, level: Int, _ regions: RegionIndex?) throws(ImageError) -> PageImage.File {
         let directory = directories[level]
         var checksums: PageChecksums?
         if verifies, let number = ImageKind.named(name)?.number {
             do throws(ImageError) { checksums = try PageChecksums(of: number, in: directory) } catch { throw error.inParent(level) }
         }
-        return PageImage.File(name: name, descriptor: try directory.open(name), level: level, checksums: checksums)
+        return PageImage.File(name: name, descriptor: try directory.open(name), level: level, checksums: checksums, regions: regions)
     }
 
     private func resolve(_ pagemap: Pagemap, level: Int, older: [PageExtent]) throws(ImageError) -> [PageExtent] {
@@ -122,16 +122,16 @@ public struct PageImage: Sendable {
         public let level: Int
         /// Nil where nobody made any, or nobody wants them.
         public let checksums: PageChecksums?
-
-        /// Of pages read at `offset`, with these checksums now: the number of the first that is not what was dumped.
-        public func damagedPage(_ now: [UInt32], at offset: UInt64) -> Int? {
-            guard let checksums else { return nil }
-            let first = Int(offset / 4096)
-            return now.indices.first { first + $0 >= checksums.sums.count || now[$0] != checksums.sums[first + $0] }
-        }
+        /// Of a compressed file, whose descriptor is of no use to who does not know (`PagesReader`).
+        public let regions: RegionIndex?
 
         /// As the file is now; fewer where it ends.
-        func checksums(of range: Range<UInt64>) throws(SyscallError) -> [UInt32] { try Checksum.ofPages(of: descriptor, range) }
+        func checksums(of range: Range<UInt64>) throws -> [UInt32] {
+            if regions == nil { return try Checksum.ofPages(of: descriptor, range) }
+            var sums = [UInt32]()
+            try PagesReader(self).eachPiece(of: range) { buffer, part, _ in sums += buffer.checksums(of: part) }
+            return sums
+        }
     }
     /// Pages that are in a file, ascending.
     public private(set) var runs: [Run] = []
@@ -152,7 +152,9 @@ public struct PageImage: Sendable {
             let index: Int
             if chain.isWithoutContent { index = 0 } else if let known = files.firstIndex(where: { $0.level == level && $0.name == name }) { index = known } else {
                 index = files.count
-                files.append(try chain.pagesFile(name, level: level))
+                let isCompressed = ImageKind.named(name)?.kind.prefix == ImageKind.compressedPages.prefix
+                let regions = isCompressed ? try chain.directories[level].checkedPagemap(pagemap, number, pageSize: chain.pageSize).regions : nil
+                files.append(try chain.pagesFile(name, level: level, regions))
             }
             if let last = runs.last, last.range.upperBound == range.lowerBound, last.file == index, last.offset + UInt64(last.range.count) == offset {
                 runs[runs.count - 1].range = last.range.lowerBound..<range.upperBound

@@ -27,8 +27,10 @@ public struct Pagemap: Sendable {
     public var pagesFile: String
     public var pageSize: UInt64
     public var runs: [PageRun]
-    /// Size the pages file must have, in bytes.
+    /// Bytes of pages: the size that the pages file must have, unless it is compressed.
     public var bytesInPagesFile: UInt64
+    /// Of a compressed pages file.
+    public var regions: RegionIndex?
 }
 
 extension ImageDirectory {
@@ -37,7 +39,7 @@ extension ImageDirectory {
         var reader = try reader(file, number)
         let head = try reader.single(PagemapHead.self)
         var pagemap = Pagemap(
-            file: reader.name, pagesFile: ImageKind.pages.name(UInt64(head.pagesID)), pageSize: pageSize, runs: [], bytesInPagesFile: 0)
+            file: reader.name, pagesFile: (head.hasCompression ? ImageKind.compressedPages : .pages).name(UInt64(head.pagesID)), pageSize: pageSize, runs: [], bytesInPagesFile: 0)
         var end: UInt64 = 0
         while let entry = try reader.next(PagemapEntry.self) {
             func refused(_ field: String, _ problem: String) -> ImageError { ImageError(reader.name, entry: reader.entry - 1, field: field, problem) }
@@ -55,16 +57,17 @@ extension ImageDirectory {
             pagemap.runs.append(PageRun(address: entry.vaddr, pages: pages, flags: flags, fileOffset: pagemap.bytesInPagesFile))
             if flags.contains(.present) { pagemap.bytesInPagesFile = fileEnd }
         }
+        pagemap.regions = try RegionIndex(head, reader.name, bytes: pagemap.bytesInPagesFile)
         return pagemap
     }
 
     /// Fails when the pages file is missing or shorter than its pagemap says.
     public func checkPagesFile(of pagemap: Pagemap) throws(ImageError) {
         if pagemap.bytesInPagesFile == 0, !exists(pagemap.pagesFile) { return }
-        let size = try size(of: pagemap.pagesFile)
-        guard size >= pagemap.bytesInPagesFile else {
+        let size = try size(of: pagemap.pagesFile), needed = pagemap.regions?.fileEnd ?? pagemap.bytesInPagesFile
+        guard size >= needed else {
             throw ImageError(
-                pagemap.pagesFile, "it has \(size) bytes where \(pagemap.file) needs \(pagemap.bytesInPagesFile): it is cut short",
+                pagemap.pagesFile, "it has \(size) bytes where \(pagemap.file) needs \(needed): it is cut short",
                 remedy: "copy the images again")
         }
     }

@@ -19,8 +19,13 @@ public final class Verification: Sendable {
         let name: String
         /// What the owner has at an address: a mapping.
         let place: @Sendable (UInt64) -> String
-        public init(task: UInt32, _ place: @escaping @Sendable (UInt64) -> String) { (name, self.place) = ("task \(task)", place) }
+        public init(task: UInt32, _ place: @escaping @Sendable (UInt64) -> String = { _ in "" }) { (name, self.place) = ("task \(task)", place) }
         public init(segment: UInt64) { (name, place) = ("shared memory \(segment)", { _ in "" }) }
+
+        func page(at address: UInt64) -> String {
+            let place = place(address)
+            return "the page at \(hex(address)) of \(name)" + (place.isEmpty ? "" : ", in \(place),")
+        }
     }
 
     private let workers = Workers()
@@ -51,8 +56,7 @@ public final class Verification: Sendable {
                 workers.run { [self] in
                     check(range, of: file, checksums) { page in
                         guard let run = mine.first(where: { $0.offset <= page && page < $0.offset + UInt64($0.range.count) }) else { return "" }
-                        let address = run.range.lowerBound + page - run.offset, place = owner.place(address)
-                        return "the page at \(hex(address)) of \(owner.name)" + (place.isEmpty ? "" : ", in \(place),")
+                        return owner.page(at: run.range.lowerBound + page - run.offset)
                     }
                 }
             }
@@ -74,6 +78,19 @@ public final class Verification: Sendable {
         return state.withLock { $0.findings.errors.first }
     }
 
+    /// Of pages from `address` on, read at `offset` of a file, with these checksums now: the first that is not as it was dumped.
+    public static func damage(_ now: [UInt32], of file: PageImage.File, at offset: UInt64, _ address: UInt64, _ owner: Owner) -> ImageError? {
+        guard let sums = file.checksums?.sums else { return nil }
+        let first = Int(offset / 4096)
+        guard let bad = now.indices.first(where: { first + $0 >= sums.count || now[$0] != sums[first + $0] }) else { return nil }
+        return damage(owner.page(at: address + UInt64(bad) * 4096), of: file, at: offset + UInt64(bad) * 4096, isEmpty: now[bad] == Checksum.ofZeros)
+    }
+
+    private static func damage(_ page: String, of file: PageImage.File, at offset: UInt64, isEmpty: Bool) -> ImageError {
+        let problem = isEmpty ? " is gone: it was freed (dedup, --auto-dedup), or lost" : " is not as it was dumped: its checksum differs"
+        return ImageError(file.name, offset: offset, page + problem, remedy: PageChecksums.remedy).inParent(file.level)
+    }
+
     // MARK: on a worker
 
     private func note(_ error: ImageError) { state.withLock { $0.findings.add(error) } }
@@ -85,7 +102,7 @@ public final class Verification: Sendable {
         }
         guard checksums.sums.count >= first + count else { return refuse("it has pages of which there are no checksums") }
         let sums: [UInt32]
-        do throws(SyscallError) { sums = try file.checksums(of: range) } catch { return refuse("it can't be read: \(error)") }
+        do { sums = try file.checksums(of: range) } catch let error as ImageError { return note(error.inParent(file.level)) } catch { return refuse("it can't be read: \(error)") }
         var freed: UInt64 = 0
         for index in 0..<count {
             let offset = range.lowerBound + UInt64(index) * 4096
@@ -96,7 +113,7 @@ public final class Verification: Sendable {
             if sums[index] == checksums.sums[first + index] { continue }
             let isEmpty = sums[index] == Checksum.ofZeros
             if isEmpty && mayBeFreed { freed += 1; continue }
-            refuse(page(offset) + (isEmpty ? " is gone: it was freed (dedup, --auto-dedup), or lost" : " is not as it was dumped: its checksum differs"), at: offset)
+            note(Self.damage(page(offset), of: file, at: offset, isEmpty: isEmpty))
         }
         state.withLock {
             $0.count.pages += UInt64(count)
@@ -106,11 +123,7 @@ public final class Verification: Sendable {
 
     /// Joined where they touch, and cut into pieces for one job each.
     private static func pieces(_ ranges: [Range<UInt64>]) -> [Range<UInt64>] {
-        var joined = [Range<UInt64>]()
-        for range in ranges.sorted(by: { $0.lowerBound < $1.lowerBound }) {
-            if let last = joined.last, last.upperBound >= range.lowerBound { joined[joined.count - 1] = last.lowerBound..<max(last.upperBound, range.upperBound) } else { joined.append(range) }
-        }
-        return joined.flatMap { range in
+        ranges.merged().flatMap { range in
             stride(from: range.lowerBound, to: range.upperBound, by: Int(piece)).map { $0..<min($0 + piece, range.upperBound) }
         }
     }
@@ -161,7 +174,7 @@ extension Verification {
             let pagemap = try directory.checkedPagemap(file, number)
             try directory.checkPagesFile(of: pagemap)
             if pagemap.bytesInPagesFile == 0 { return }
-            let pages = try chain.pagesFile(pagemap.pagesFile, level: level)
+            let pages = try chain.pagesFile(pagemap.pagesFile, level: level, pagemap.regions)
             guard let checksums = pages.checksums else { return state.withLock { $0.count.unknownPages += pagemap.bytesInPagesFile / 4096 } }
             for range in Self.pieces([0..<pagemap.bytesInPagesFile]) {
                 workers.run { [self] in check(range, of: pages, checksums, mayBeFreed: true) { "page \($0 / 4096)" } }

@@ -13,11 +13,13 @@ package final class DumpImages {
     private let workers = Workers()
     private var pages: [NewPagesFile] = []
 
-    package init(directory: FileDescriptor) { (self.directory, isKept) = (directory, true) }
+    private let compression: Compression?
+
+    package init(directory: FileDescriptor, compression: Compression? = nil) { (self.directory, isKept, self.compression) = (directory, true, compression) }
 
     /// Images that nobody keeps: everything goes to /dev/null.
     package static func discarded() throws(SyscallError) -> DumpImages { DumpImages(null: try FileDescriptor.open("/dev/null", O_RDWR)) }
-    private init(null: FileDescriptor) { (directory, isKept) = (null, false) }
+    private init(null: FileDescriptor) { (directory, isKept, compression) = (null, false, nil) }
 
     /// Adds an entry, followed by raw payload bytes where the format has some (pipes-data, sk-queues ...).
     package func append(_ name: String, _ message: some Message, payload: [UInt8] = []) throws {
@@ -55,9 +57,9 @@ package final class DumpImages {
         try writer.finish(sync: false)
     }
 
-    /// Makes pages-NUMBER.img. The images' end brings its checksums.
+    /// Makes pages-NUMBER.img, or compressed-NUMBER.img. The images' end brings its pagemap and checksums.
     package func pagesFile(_ number: UInt32, pagemap: String) throws(ImageError) -> NewPagesFile {
-        let file = try NewPagesFile(number, pagemap: pagemap, in: directory, workers)
+        let file = try NewPagesFile(number, pagemap: pagemap, in: directory, workers, compression)
         pages.append(file)
         return file
     }
@@ -67,7 +69,7 @@ package final class DumpImages {
         for name in writers.keys.sorted() { try writers[name]!.finish(sync: false) }
         writers = [:]
         try workers.finish()
-        for file in pages { try file.writeChecksums(in: directory) }
+        for file in pages { try file.writeImages(in: directory) }
         pages = []
     }
 

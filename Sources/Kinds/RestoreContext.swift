@@ -18,6 +18,8 @@ package final class RestoreContext {
     private var made: [UInt32: FileDescriptor] = [:]
     /// Looks at the pages that are read. The restore waits for it before anything runs.
     package var verification: Verification?
+    /// Decompress pages and put them into place. Made before the conductor confines itself to one CPU.
+    package let feeders = Workers()
     /// What runs when the restore fails: e.g. removes names that were made only for it. In reverse order.
     package var undo: [() -> Void] = []
     /// What runs when the restore has succeeded, or failed: e.g. removes ghosts' names.

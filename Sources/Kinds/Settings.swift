@@ -35,6 +35,8 @@ package struct DumpSettings: Sendable, Equatable {
     package var cgroups = CgroupSettings()
     /// --digest: images hold the SHA-256 of programs and libraries.
     package var digests = false
+    /// --compress: how pages are compressed.
+    package var compression: Compression?
     /// --cpu-cap: cpuinfo.img is written.
     package var processor = false
     package init() {}

@@ -1,8 +1,9 @@
 import CLinux
 import Glibc
 
-/// Pages on their way from a process, a file or a socket to another, through one buffer that is used again and again.
-@safe public final class PageBuffer {
+/// Pages on their way from a process, a file or a socket to another, through one buffer that is used again and again. It may be handed
+/// from thread to thread, and is for one at a time.
+@safe public final class PageBuffer: @unchecked Sendable {
     /// Of a buffer made without saying how big.
     public static let capacity = 1 << 20
     private let capacity: Int
@@ -65,7 +66,8 @@ import Glibc
     }
 
     /// Of each page in it.
-    public var checksums: [UInt32] { unsafe Checksum.ofPages(UnsafeRawBufferPointer(rebasing: memory[..<count])) }
+    public var checksums: [UInt32] { checksums(of: 0..<count) }
+    public func checksums(of part: Range<Int>) -> [UInt32] { unsafe Checksum.ofPages(memory(part)) }
     /// Of all that is in it, behind what has the checksum `before`.
     public func checksum(after before: UInt32) -> UInt32 { unsafe clinux_crc32c(before, memory.baseAddress, count) }
 
@@ -82,23 +84,66 @@ import Glibc
         }
     }
 
-    /// Writes what was read, at `offset` of a file, or to a stream.
-    public func write(to file: FileDescriptor, at offset: UInt64? = nil) throws(SyscallError) {
+    /// Writes what was read, or a part of it, at `offset` of a file, or to a stream.
+    public func write(_ part: Range<Int>? = nil, to file: FileDescriptor, at offset: UInt64? = nil) throws(SyscallError) {
+        let part = part ?? 0..<count
         var done = 0
-        while done < count {
-            let at = done
+        while done < part.count {
+            let at = done, left = part.count - done
             done += try Syscall.check("write", .fd(file.number)) {
-                let address = unsafe Int(bitPattern: memory.baseAddress) + at
-                return if let offset { unsafe Syscall.raw(SYS_pwrite64, Int(file.number), address, count - at, Int(offset) + at) }
-                else { unsafe Syscall.raw(SYS_write, Int(file.number), address, count - at) }
+                let address = unsafe Int(bitPattern: memory.baseAddress) + part.lowerBound + at
+                return if let offset { unsafe Syscall.raw(SYS_pwrite64, Int(file.number), address, left, Int(offset) + at) }
+                else { unsafe Syscall.raw(SYS_write, Int(file.number), address, left) }
             }
         }
     }
 
-    /// What was read, for a call that takes its address.
-    @unsafe public func bytes(_ range: Range<Int>) -> UnsafeRawBufferPointer {
-        precondition(range.lowerBound >= 0 && range.upperBound <= count)
-        return unsafe UnsafeRawBufferPointer(rebasing: memory[range])
+    /// A part of another buffer behind what is there; as much of it as there is room for. Returns how many bytes.
+    public func append(_ other: PageBuffer, _ part: Range<Int>) -> Int {
+        let length = min(part.count, capacity - count)
+        guard length > 0 else { return 0 }
+        unsafe (memory.baseAddress! + count).copyMemory(from: other.memory(part).baseAddress!, byteCount: length)
+        count += length
+        return length
+    }
+    /// Zeros up to the end of a page.
+    public func pad() {
+        let end = min((count + 4095) & ~4095, capacity)
+        unsafe (memory.baseAddress! + count).initializeMemory(as: UInt8.self, repeating: 0, count: end - count)
+        count = end
+    }
+    /// A part as an array.
+    public func bytes(_ part: Range<Int>) -> [UInt8] { unsafe Array(memory(part)) }
+    public var isFull: Bool { count == capacity }
+    public var isZero: Bool { unsafe memory(0..<count).allSatisfy { $0 == 0 } }
+
+    /// Puts a part into another process's memory, which must be writable (process_vm_writev(2)).
+    public func write(_ part: Range<Int>, to process: ThreadID, at address: UInt64) throws(SyscallError) {
+        var done = 0
+        while done < part.count {
+            let source = unsafe memory(part.lowerBound + done..<part.upperBound)
+            var vectors = unsafe (
+                iovec(iov_base: UnsafeMutableRawPointer(mutating: source.baseAddress), iov_len: source.count),
+                iovec(iov_base: UnsafeMutableRawPointer(bitPattern: UInt(address) + UInt(done)), iov_len: source.count))
+            let put = try Syscall.check("process_vm_writev", .task(process)) {
+                unsafe withUnsafeMutablePointer(to: &vectors) { pair in
+                    let local = Int(bitPattern: pair)
+                    return unsafe Syscall.raw(SYS_process_vm_writev, Int(process.rawValue), local, 1, local + MemoryLayout<iovec>.stride, 1)
+                }
+            }
+            if put == 0 { throw SyscallError("process_vm_writev", .task(process), EFAULT) }
+            done += put
+        }
+    }
+
+    /// A part, for a call that takes its address.
+    @unsafe public func memory(_ part: Range<Int>) -> UnsafeRawBufferPointer {
+        precondition(part.lowerBound >= 0 && part.upperBound <= count)
+        return unsafe UnsafeRawBufferPointer(rebasing: memory[part])
+    }
+    /// Replaces what is there by a call that takes the buffer's address and answers how many bytes it has put there.
+    @unsafe func produce(_ body: (UnsafeMutableRawBufferPointer) -> Int) -> Int {
+        count = min(max(unsafe body(memory), 0), capacity)
+        return count
     }
 }
-@available(*, unavailable) extension PageBuffer: Sendable {}

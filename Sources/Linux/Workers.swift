@@ -27,8 +27,10 @@ import Glibc
     }
 
     /// Runs a job at some time before `finish` returns: at once on a thread that is free, or in `finish` where none can be made.
-    public func run(_ job: @escaping @Sendable () throws -> Void) {
+    /// - Parameter limit: waits before while so many jobs are not done, so that what they hold does not pile up.
+    public func run(limit: Int = .max, _ job: @escaping @Sendable () throws -> Void) {
         locked {
+            while !threads.isEmpty, jobs.count - next + running >= limit { unsafe pthread_cond_wait(hasDone, lock) }
             jobs.append(job)
             if threads.count < most, threads.count < running + jobs.count - next { start() }
             unsafe pthread_cond_signal(hasWork)

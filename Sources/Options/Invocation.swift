@@ -109,6 +109,7 @@ extension Options {
         if [.dump, .preDump, .lazyPages].contains(command), sendsToPageServer, pageServerSocket == nil, port ?? 0 == 0 {
             throw .usage("--page-server needs to know where it is", try: "--address ADDR --port N, or --ps-socket FD")
         }
+        if [.dump, .preDump].contains(command), sendsToPageServer, compression != nil { throw .usage("--compress and --page-server exclude each other: the server keeps pages as they come") }
         if command == .dump, lazyPages, sendsToPageServer { throw .usage("--lazy-pages and --page-server exclude each other", try: "dump --lazy-pages --port N") }
         if command == .dump, leaveRunning, leaveStopped { throw .usage("--leave-running and --leave-stopped exclude each other") }
         if command == .restore {

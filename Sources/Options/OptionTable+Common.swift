@@ -68,6 +68,11 @@ extension OptionTable {
             $0.checkOnly = $1.isOn
         },
         OptionRow("digest", .dump, .own, "keep the SHA-256 of programs and libraries, so that a restore sees every change of them") { $0.digest = $1.isOn },
+        OptionRow("compress", taking: .required("METHOD"), [.dump, .preDump], .own, "compress pages: zstd, zstd:LEVEL or lz4; CRIU can't read such images, every command of ours can") {
+            (options, value) throws(OptionError) in
+            guard let method = Compression(value.text) else { throw .usage("--compress \"\(value.text)\": no such method, or level", try: "--compress zstd, --compress zstd:9, --compress lz4") }
+            options.compression = method
+        },
         OptionRow("no-verify", [.restore, .lazyPages, .pageServer], .own, "take images as they are, without looking whether they are as they were dumped") { $0.verifies = !$1.isOn },
         OptionRow("to", taking: .required("PLACE"), .migrate, .own, "where the tree goes: ssh://[USER@]HOST[:PORT][/PROGRAM], unix:PATH, or HOST[:PORT] with --insecure") {
             $0.destination = $1.text

@@ -43,6 +43,7 @@ package struct Options: Sendable, Equatable {
     package var digest = false
     package var checkOnly = false
     package var plan = false
+    package var compression: Compression?
     /// Whether images are held against their checksums.
     package var verifies = true
 

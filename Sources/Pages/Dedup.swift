@@ -6,7 +6,7 @@ import Kinds
 import Linux
 
 /// Frees pages that nobody reads any more: holes are punched in pages files, whose length and offsets stay (fallocate(2),
-/// FALLOC_FL_PUNCH_HOLE; format 9.4).
+/// FALLOC_FL_PUNCH_HOLE; format 9.4). What is compressed is freed by the region, when nobody reads any page of it.
 package enum Dedup {
     /// Frees the pages of parents that a newer directory of the chain has, too. Returns how many bytes.
     /// - Parameter newestOnly: whether only pages that the newest directory has are looked at.
@@ -22,7 +22,7 @@ package enum Dedup {
                     let pagemap = try directory.checkedPagemap(file, number, pageSize: chain.pageSize)
                     let stale = overlaps(pagemap.runs.filter { $0.flags.contains(.present) }, fresh, chain.pageSize)
                     if stale.isEmpty { continue }
-                    freed += try punch(stale, in: pagemap.pagesFile, directory)
+                    freed += try punch(pagemap.regions?.places(coveredBy: stale) ?? stale, in: pagemap.pagesFile, directory)
                 }
             }
         }
@@ -33,7 +33,7 @@ package enum Dedup {
     package static func free(_ image: PageImage, _ chain: PageChain) throws {
         for (index, file) in image.files.enumerated() {
             let ranges = image.runs.filter { $0.file == index }.map { $0.offset..<($0.offset + UInt64($0.range.count)) }
-            _ = try punch(ranges, in: file.name, chain.directories[file.level])
+            _ = try punch(file.regions?.places(coveredBy: ranges) ?? ranges, in: file.name, chain.directories[file.level])
         }
     }
 

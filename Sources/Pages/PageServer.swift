@@ -23,7 +23,7 @@ package final class PageServer {
     /// The images of one subject while they come in.
     private final class Incoming {
         let writer: ImageWriter, pages: NewPagesFile
-        var written: UInt64 = 0, end: UInt64 = 0, isClosed = false
+        var end: UInt64 = 0, isClosed = false
         init(_ writer: ImageWriter, _ pages: NewPagesFile) { (self.writer, self.pages) = (writer, pages) }
     }
 
@@ -121,9 +121,7 @@ package final class PageServer {
         var left = UInt64(range.count)
         while left > 0 {
             guard try buffer.receive(Int(min(left, UInt64(PageBuffer.capacity))), from: connection.socket) else { throw refused("it ended within the pages of \(subject)") }
-            try CheckpointError.about("write", .image(file.pages.name), remedy: "free space there") { try buffer.write(to: file.pages.file, at: file.written) }
-            file.written += UInt64(buffer.count)
-            file.pages.grew(to: file.written)
+            try CheckpointError.about("write", .image(file.pages.name), remedy: "free space there") { try file.pages.append(buffer) }
             left -= UInt64(buffer.count)
         }
     }
@@ -132,9 +130,9 @@ package final class PageServer {
         for subject in files.keys { try close(subject) }
         guard !files.isEmpty else { return }
         try CheckpointError.about("write", .object("the images"), remedy: "free space there") {
-            for file in files.values { try file.pages.isWhole(file.written) }
+            for file in files.values { try file.pages.isWhole() }
             try workers.finish()
-            for file in files.values { try file.pages.writeChecksums(in: images) }
+            for file in files.values { try file.pages.writeImages(in: images) }
             if flushes { _ = try Syscall.call("syncfs", 306, Int(images.number), on: .fd(images.number)) }
         }
         if frees { try Dedup.run(try PageChain(try ImageDirectory(images)), newestOnly: true) }
@@ -166,6 +164,8 @@ package protocol PageSource: AnyObject {
 package final class ImagePageSource: PageSource {
     private let chain: PageChain
     private var known: [UInt32: PageImage] = [:]
+    /// Has the region that was decompressed last.
+    private var last: (task: UInt32, file: Int, reader: PagesReader)?
     package init(_ chain: PageChain) { self.chain = chain }
 
     package func read(_ range: Range<UInt64>, of task: UInt32, into buffer: PageBuffer) throws -> Int {
@@ -173,14 +173,22 @@ package final class ImagePageSource: PageSource {
         known[task] = image
         guard let run = image.runs(within: [range]).first, run.range.lowerBound == range.lowerBound else { return 0 }
         let file = image.files[run.file]
+        if file.regions != nil { return try decompress(run, of: file, task, into: buffer) }
         let got = buffer.read(from: file.descriptor, at: run.offset, run.range.count)
         guard got > 0, got % 4096 == 0 else { throw CheckpointError("read", .image(file.name), "its pages can't be read") }
-        if let damaged = file.damagedPage(buffer.checksums, at: run.offset) {
-            throw CheckpointError(
-                "give", .image(file.name), "the page at 0x\(String(run.range.lowerBound + UInt64(damaged) * 4096, radix: 16)) of task \(task) is not as it was dumped: its checksum differs",
-                remedy: PageChecksums.remedy)
-        }
+        if let damage = Verification.damage(buffer.checksums, of: file, at: run.offset, run.range.lowerBound, .init(task: task)) { throw CheckpointError("give", damage) }
         return got
+    }
+
+    private func decompress(_ run: PageImage.Run, of file: PageImage.File, _ task: UInt32, into buffer: PageBuffer) throws -> Int {
+        if last?.task != task || last?.file != run.file { last = (task, run.file, PagesReader(file)) }
+        buffer.clear(0)
+        try last?.reader.eachPiece(of: run.offset..<(run.offset + UInt64(min(run.range.count, PageBuffer.capacity)))) { piece, part, offset in
+            let address = run.range.lowerBound + offset - run.offset
+            if let damage = Verification.damage(piece.checksums(of: part), of: file, at: offset, address, .init(task: task)) { throw CheckpointError("give", damage) }
+            _ = buffer.append(piece, part)
+        }
+        return buffer.count
     }
 }
 

@@ -68,6 +68,7 @@ extension DumpSettings {
         cgroups = CgroupSettings(options)
         processor = options.cpuCapabilities != nil
         digests = options.digest
+        compression = options.compression
     }
 }
 

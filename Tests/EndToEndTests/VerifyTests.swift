@@ -88,8 +88,8 @@ extension Run {
     }
 
     /// The pages images, the biggest first.
-    func pages() throws -> [String] {
-        try FileManager.default.contentsOfDirectory(atPath: images).filter { $0.hasPrefix("pages-") && size($0) > 0 }.sorted { size($0) > size($1) }
+    func pages(_ kind: String = "pages-") throws -> [String] {
+        try FileManager.default.contentsOfDirectory(atPath: images).filter { $0.hasPrefix(kind) && size($0) > 0 }.sorted { size($0) > size($1) }
     }
 
     func size(_ name: String) -> Int { (try? FileManager.default.attributesOfItem(atPath: images + "/" + name)[.size] as? Int) ?? 0 }

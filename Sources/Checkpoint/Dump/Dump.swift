@@ -61,7 +61,7 @@ package enum Dump {
             commit.rollBack()
             throw error
         }
-        let context = DumpContext(settings: request.settings, log: request.log, images: DumpImages(directory: request.images))
+        let context = DumpContext(settings: request.settings, log: request.log, images: DumpImages(directory: request.images, compression: request.settings.compression))
         (context.runID, context.hook) = (incremental.run, request.hook)
         context.receiver = server
         do {

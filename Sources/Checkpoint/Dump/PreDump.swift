@@ -35,7 +35,7 @@ package enum PreDump {
             let thawed = Clock.monotonic()
             result.statistics.frozenTime = UInt32(truncatingIfNeeded: (thawed - tree.began) / 1000)
             result.statistics.memdumpTime = UInt32(truncatingIfNeeded: (thawed - tree.stood) / 1000)
-            let images = DumpImages(directory: request.images)
+            let images = DumpImages(directory: request.images, compression: request.settings.compression)
             if let server {
                 try send(found, to: server, incremental, request, &result.statistics)
                 try server.finish()
@@ -95,8 +95,7 @@ package enum PreDump {
         let total = found.reduce(0) { $0 + $1.runs.pages * 4096 }
         var done: UInt64 = 0
         for (index, part) in found.enumerated() {
-            let pagemap = "pagemap-\(part.process).img"
-            let pages = try images.pagesFile(UInt32(index + 1), pagemap: pagemap)
+            let pages = try images.pagesFile(UInt32(index + 1), pagemap: "pagemap-\(part.process).img")
             let copier = PageCopier(of: part.view, buffer)
             var entries = PageEntries(), offset: UInt64 = 0
             for run in part.runs.runs {
@@ -107,19 +106,16 @@ package enum PreDump {
                 }
                 try copier.copy(run.range) { piece, content in
                     guard let content else { return incremental.forget(piece, of: part.process) }
-                    try CheckpointError.about("write", .image(pages.name), remedy: "free space, or give another directory with -D") { try content.write(to: pages.file, at: offset) }
+                    try CheckpointError.about("write", .image(pages.name), remedy: "free space, or give another directory with -D") { try pages.append(content) }
                     entries.add(piece, run.flags)
                     offset += UInt64(piece.count)
-                    pages.grew(to: offset)
                     done += UInt64(piece.count)
                     request.progress("memory of \(part.process)", done, total)
                 }
             }
-            try pages.isWhole(offset)
+            try pages.isWhole()
+            pages.entries = entries.entries
             statistics.pagesWritten += offset / 4096
-            var head = PagemapHead()
-            head.pagesID = pages.number
-            try images.write(pagemap, [head] + entries.entries)
         }
     }
 

@@ -216,15 +216,25 @@ final class ProcessDumper {
 
     /// To a page server, through our buffer: a target blocked in a write to a socket could not be let go at any moment.
     private func send(_ runs: PageRuns, to receiver: any PageReceiver, blanks: [Range<UInt64>]) throws {
+        try copy(runs, blanks: blanks, other: { try receiver.add($0.range, flags: $0.flags) }) { run, piece, content in
+            try receiver.add(piece, flags: run.flags)
+            try CheckpointError.about("send", .object("pages of task \(id)"), remedy: "see the page server's log") { try content.write(to: receiver.stream) }
+        }
+    }
+
+    /// Pages that we read, piece by piece, in the order of the runs.
+    /// - Parameter other: told of runs without content.
+    private func copy(
+        _ runs: PageRuns, blanks: [Range<UInt64>], other: (PageRuns.Run) throws -> Void, _ body: (PageRuns.Run, Range<UInt64>, PageBuffer) throws -> Void
+    ) throws {
         var copier = PageCopier(of: view, PageBuffer())
         copier.blanks = blanks
         var done: UInt64 = 0
         for run in runs.runs {
-            guard run.flags & PageRuns.present != 0 else { try receiver.add(run.range, flags: run.flags); continue }
+            guard run.flags & PageRuns.present != 0 else { try other(run); continue }
             try copier.copy(run.range) { piece, content in
                 guard let content else { throw CheckpointError("dump", .mapping(piece, name: "", of: id), "this page can't be read") }
-                try receiver.add(piece, flags: run.flags)
-                try CheckpointError.about("send", .object("pages of task \(id)"), remedy: "see the page server's log") { try content.write(to: receiver.stream) }
+                try body(run, piece, content)
                 done += UInt64(piece.count)
                 progress(done, runs.pages * 4096)
             }
@@ -233,13 +243,18 @@ final class ProcessDumper {
 
     /// Into the image directory, by the process itself.
     private func save(_ runs: PageRuns, _ grafted: GraftedTask, _ graft: ProcessGraft, used: [Int32], mayWrite fileSizeLimit: UInt64) throws {
-        let pagesID = context.newPagesID()
-        var head = PagemapHead()
-        head.pagesID = pagesID
-        let pagemap = "pagemap-\(id).img"
-        try context.images.write(pagemap, [head] + runs.entries())
-        guard context.savesMemory else { return }
+        let pagesID = context.newPagesID(), pagemap = "pagemap-\(id).img"
+        guard context.savesMemory else {
+            var head = PagemapHead()
+            head.pagesID = pagesID
+            return try context.images.write(pagemap, [head] + runs.entries())
+        }
         let pages = try context.images.pagesFile(pagesID, pagemap: pagemap), image = pages.file
+        pages.entries = runs.entries()
+        if pages.isCompressed {
+            try copy(runs, blanks: graft.ranges, other: { _ in }) { _, _, content in try pages.append(content) }
+            return try pages.isWhole()
+        }
         var lent: [Int32] = []
         if runs.pages > 16, fileSizeLimit == UInt64.max { lent = (try? grafted.lend([image], used: used)) ?? [] }
         var writer = PageWriter(image: image, name: pages.name, process: view)

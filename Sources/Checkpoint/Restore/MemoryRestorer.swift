@@ -249,12 +249,19 @@ struct MemoryRestorer {
         try calls.flush()
         statistics.pagesRestored += wanted.reduce(0) { $0 + UInt64($1.range.count) / 4096 }
         guard !wanted.isEmpty else { return }
-        verify(wanted)
+        // What is compressed is held against its checksums where it is decompressed.
+        verify(wanted.filter { image.files[$0.file].regions == nil })
         let total = wanted.reduce(0) { $0 + UInt64($1.range.count) }
         var done: UInt64 = 0
         for (index, pages) in image.files.enumerated() {
             guard let number = files[Self.pagesKey(index)] else { throw CheckpointError("restore", .image(pages.name), "it is missing") }
             let mine = wanted.filter { $0.file == index }
+            if pages.regions != nil {
+                try PageFeeder(workers: context.feeders, process: process.pid, owner: owner).feed(mine, of: pages)
+                done += mine.reduce(0) { $0 + UInt64($1.range.count) }
+                progress(done, total)
+                continue
+            }
             var reader = PageReader(process: process.grafted, name: pages.name)
             reader.report = { [progress, done] in progress(done + $0, total) }
             try reader.read(mine, from: number)
@@ -262,11 +269,12 @@ struct MemoryRestorer {
         }
     }
 
-    /// Beside the reading, from what both find in the page cache.
-    private func verify(_ runs: [PageImage.Run]) {
+    private var owner: Verification.Owner {
         let images = process.images!, pid = UInt32(bitPattern: images.pid)
-        context.verification?.add(images.pages, runs, of: .init(task: pid) { [set = images.set] in set.mapping(at: $0, of: pid) })
+        return .init(task: pid) { [set = images.set] in set.mapping(at: $0, of: pid) }
     }
+    /// Beside the reading, from what both find in the page cache.
+    private func verify(_ runs: [PageImage.Run]) { context.verification?.add(process.images!.pages, runs, of: owner) }
 
     private func restoreRing(_ ring: AioRingEntry, _ files: [FileKey: Int32]) throws {
         let image = process.images!.pages
@@ -275,7 +283,7 @@ struct MemoryRestorer {
             throw CheckpointError("restore", .image("mm-\(process.pid).img"), "the AIO ring at 0x\(String(ring.id, radix: 16)) has no pages in the images")
         }
         verify([run])
-        try AioRing.restore(ring, content: try image.files[run.file].descriptor.read(Int(ring.ringLen), at: Int(run.offset)), in: process.grafted, file: files[Self.executableKey] ?? 0)
+        try AioRing.restore(ring, content: try PagesReader(image.files[run.file]).bytes(run.offset..<(run.offset + UInt64(ring.ringLen))), in: process.grafted, file: files[Self.executableKey] ?? 0)
     }
 
     /// Of inherited memory: pages that are not what the parent has. Pages that only the parent has are given up.
@@ -290,13 +298,17 @@ struct MemoryRestorer {
             } else { differing.append(part) }
         }
         let mine = own.runs(within: ranges), theirs = parents.runs(within: ranges)
+        let reader = own.files.map(PagesReader.init), parentsReader = parents.files.map(PagesReader.init)
         for run in mine {
             var at = run.range.lowerBound
             for other in parents.runs(within: [run.range]) {
                 if other.range.lowerBound > at { add(at..<other.range.lowerBound, of: run) }
                 let count = other.range.count / 4096
                 let start = run.offset + other.range.lowerBound - run.range.lowerBound
-                let equal = try PageComparison.equal(own.files[run.file].descriptor, at: start, parents.files[other.file].descriptor, at: other.offset, count: count)
+                let equal = try PageComparison.equal(count: count) { part in
+                    (try reader[run.file].bytes((start + part.lowerBound)..<(start + part.upperBound)),
+                     try parentsReader[other.file].bytes((other.offset + part.lowerBound)..<(other.offset + part.upperBound)))
+                }
                 statistics.pagesCompared += UInt64(count)
                 for (page, same) in equal.enumerated() {
                     let address = other.range.lowerBound + UInt64(page) * 4096

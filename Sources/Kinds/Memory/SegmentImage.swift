@@ -32,10 +32,16 @@ package struct SegmentImage {
         if mapped { return try fillMapped(file) }
         for run in pages.runs {
             guard let offset = Int(exactly: run.offset), let start = Int(exactly: run.range.lowerBound) else { throw CheckpointError("restore", .image(name), "its pages lie out of range") }
-            let from = pages.files[run.file].descriptor
+            let from = pages.files[run.file].descriptor, end = min(run.range.upperBound, size)
+            if pages.files[run.file].regions != nil {
+                try PagesReader(pages.files[run.file]).eachPiece(of: run.offset..<(run.offset + end - run.range.lowerBound)) { buffer, part, at in
+                    try buffer.write(part, to: file, at: run.range.lowerBound + at - run.offset)
+                }
+                continue
+            }
             try from.seek(offset)
             try file.seek(start)
-            try from.copy(to: file, Int(min(run.range.upperBound, size) - run.range.lowerBound))
+            try from.copy(to: file, Int(end - run.range.lowerBound))
         }
     }
 
@@ -44,6 +50,12 @@ package struct SegmentImage {
         let address = try Syscall.check("mmap", .fd(file.number)) { unsafe Syscall.raw(SYS_mmap, 0, length, 3, 1 /* MAP_SHARED */, Int(file.number), 0) }
         defer { _ = unsafe Syscall.raw(SYS_munmap, address, length) }
         for run in pages.runs {
+            if pages.files[run.file].regions != nil {
+                try PagesReader(pages.files[run.file]).eachPiece(of: run.offset..<(run.offset + UInt64(run.range.count))) { buffer, part, at in
+                    try buffer.write(part, to: .current, at: UInt64(address) + run.range.lowerBound + at - run.offset)
+                }
+                continue
+            }
             let from = pages.files[run.file].descriptor.number
             var done = 0
             while done < run.range.count {

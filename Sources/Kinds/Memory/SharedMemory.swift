@@ -86,18 +86,21 @@ package enum SharedMemory {
         if let receiver = context.receiver { return try send(ranges, of: file, shmid, size, to: receiver, context) }
         let pagesID = context.newPagesID()
         let pagemap = "pagemap-shmem-\(shmid).img"
-        var head = PagemapHead()
-        head.pagesID = pagesID
-        try context.images.append(pagemap, head)
-        for range in ranges {
+        let entries = ranges.map { range in
             var entry = PagemapEntry()
             (entry.vaddr, entry.compatNrPages, entry.flags, entry.nrPages) = (range.lowerBound, 0, PageRuns.present, UInt64(range.count) / page)
-            try context.images.append(pagemap, entry)
-            context.statistics.shpagesWritten += entry.nrPages
+            return entry
         }
-        guard context.savesMemory else { return }
+        context.statistics.shpagesWritten += entries.reduce(0) { $0 + $1.nrPages }
+        guard context.savesMemory else {
+            var head = PagemapHead()
+            head.pagesID = pagesID
+            return try context.images.write(pagemap, [head] + entries)
+        }
         let pages = try context.images.pagesFile(pagesID, pagemap: pagemap), image = pages.file
+        pages.entries = entries
         try CheckpointError.about("write", .image(pages.name), remedy: "free space, or give another directory with -D") {
+            if pages.isCompressed { return try append(ranges, of: file, to: pages) }
             var total = 0
             for range in ranges {
                 try file.seek(Int(range.lowerBound))
@@ -109,6 +112,21 @@ package enum SharedMemory {
             try Syscall.call("fdatasync", SYS_fdatasync, Int(image.number), on: .fd(image.number))
             try pages.isWhole(UInt64(total))
         }
+    }
+
+    private static func append(_ ranges: [Range<UInt64>], of file: FileDescriptor, to pages: NewPagesFile) throws {
+        let buffer = PageBuffer()
+        for range in ranges {
+            var at = range.lowerBound
+            while at < range.upperBound {
+                try buffer.fill(from: file, at: at, Int(clamping: range.upperBound - at))
+                buffer.pad()  // a file whose size is not one of pages
+                if buffer.count == 0 { throw SyscallError("pread", .fd(file.number), EIO) }
+                try pages.append(buffer)
+                at += UInt64(buffer.count)
+            }
+        }
+        try pages.isWhole()
     }
 
     private static func send(
