@@ -6,6 +6,8 @@ let strict: [SwiftSetting] = [
     .enableUpcomingFeature("InternalImportsByDefault"), .enableUpcomingFeature("MemberImportVisibility"),
 ]
 
+let exportedToPlugins = ["criu_get_image_dir", "print_on_level", "add_inventory_plugin", "check_and_remove_inventory_plugin"]
+
 /// A folder imports only those above it; a new arrow is a design decision (docs/architecture.md).
 let package = Package(
     name: "stasis",
@@ -19,6 +21,7 @@ let package = Package(
     dependencies: [.package(url: "https://github.com/apple/swift-protobuf", from: "1.39.0")],
     targets: [
         .target(name: "CLinux"),
+        .target(name: "CPlugin"),
         .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
         .systemLibrary(name: "CLZ4", pkgConfig: "liblz4", providers: [.apt(["liblz4-dev"])]),
         .target(name: "Linux", dependencies: ["CLinux", "CZstd", "CLZ4"], swiftSettings: strict),
@@ -32,15 +35,20 @@ let package = Package(
         .target(name: "TCPRepair", dependencies: ["CLinux", "Linux"], exclude: ["README.md"], swiftSettings: strict),
         .target(name: "Kinds", dependencies: ["CLinux", "Linux", "ImageMessages", "Images", "Graft", "TCPRepair"], swiftSettings: strict),
         .target(name: "Pages", dependencies: ["CLinux", "Linux", "ImageMessages", "Images", "Graft", "Kinds"], swiftSettings: strict),
+        .target(name: "Plugins", dependencies: ["CPlugin", "Linux", "Kinds"], swiftSettings: strict),
         .target(name: "Checkpoint", dependencies: ["CLinux", "Linux", "ImageMessages", "Images", "Graft", "Kinds", "Pages"], swiftSettings: strict),
         .target(
             name: "Migration", dependencies: ["CLinux", "Linux", "ImageMessages", "Images", "TCPRepair", "Kinds", "Pages", "Checkpoint"],
             exclude: ["README.md"], swiftSettings: strict),
         .target(name: "Options", dependencies: ["CLinux", "Linux"], swiftSettings: strict),
         .executableTarget(
-            name: "stasis", dependencies: ["CLinux", "Linux", "ImageMessages", "Images", "TCPRepair", "Kinds", "Options", "Pages", "Checkpoint", "Migration"], path: "Sources/stasis-cli", swiftSettings: strict,
-            // It starts in half the time without 54,000 relocations, and runs where no Swift is installed.
-            linkerSettings: [.unsafeFlags(["-static-stdlib", "-l_FoundationCShims", "-l_FoundationCollections", "-Xclang-linker", "-no-pie"], .when(configuration: .release))]),
+            name: "stasis", dependencies: ["CLinux", "Linux", "ImageMessages", "Images", "TCPRepair", "Kinds", "Options", "Pages", "Plugins", "Checkpoint", "Migration"], path: "Sources/stasis-cli", swiftSettings: strict,
+            linkerSettings: [
+                // It starts in half the time without 54,000 relocations, and runs where no Swift is installed.
+                .unsafeFlags(["-static-stdlib", "-l_FoundationCShims", "-l_FoundationCollections", "-Xclang-linker", "-no-pie"], .when(configuration: .release)),
+                // What a plugin in C may call is looked for in the program that loads it (docs/design/plugins.md).
+                .unsafeFlags(exportedToPlugins.flatMap { ["-Xlinker", "--export-dynamic-symbol=\($0)"] }),
+            ]),
         .executableTarget(name: "workload", path: "Tests/Workloads", cSettings: [.unsafeFlags(["-Wall", "-O1"])]),
         .testTarget(name: "LinuxTests", dependencies: ["Linux"], swiftSettings: strict),
         .testTarget(

@@ -95,6 +95,25 @@ public final class TracedTask {
         }
     }
 
+    /// Lets a stopped task run while `body` works, all its signals held back, and stops it again.
+    public func run(while body: () throws -> Void) throws {
+        let mask = try signalMask()
+        try setSignalMask(.max)
+        // Where it stands behind a system call of ours, the kernel does not look for an interrupted one to restart.
+        try setRegisters(try registers().restartedByHand())
+        try `continue`()
+        let outcome = Result { try body() }
+        try interrupt()
+        while true {
+            let event = try wait()!
+            if case .stopped = event { break }
+            if released { throw SyscallError("stop", .task(id), ESRCH) }
+            if case .signal(let signal) = event { try `continue`(signal: signal) } else { try `continue`() }
+        }
+        try setSignalMask(mask)
+        try outcome.get()
+    }
+
     public func registers() throws(SyscallError) -> Registers {
         var registers = Registers()
         try Syscall.call("PTRACE_GETREGS", SYS_ptrace, value: &registers, at: 3, 12, Int(id.rawValue), 0, on: .task(id))

@@ -39,6 +39,8 @@ package final class DumpContext {
     /// What is left to do when every process has been saved, before the commit.
     package var late: [() throws -> Void] = []
     package var statistics = DumpStatsEntry.zero
+    /// What the kernel does not give out, they may.
+    package var plugins = PluginSet()
     /// Takes the pages in place of the image directory.
     package var receiver: (any PageReceiver)?
     /// Segments of the host's System V shared memory that the tree uses.

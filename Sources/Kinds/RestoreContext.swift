@@ -28,6 +28,7 @@ package final class RestoreContext {
     package var task: (ThreadID) -> (any RestoredTask)? = { _ in nil }
     /// What runs when nothing can fail any more, just before the tasks do.
     package var beforeRun: [() -> Void] = []
+    package var plugins = PluginSet()
     /// dump_criu_run_id of the dump.
     package var runID = ""
     private var states: [ObjectIdentifier: AnyObject] = [:]

@@ -89,6 +89,43 @@ public enum Program {
         }
     }
 
+    /// The file that `name` stands for, as execvp(3) looks for it; nil when there is none that may be executed.
+    public static func find(_ name: String) -> String? {
+        if name.contains("/") { return unsafe access(name, X_OK) == 0 ? name : nil }
+        let path = Environment.values["PATH"] ?? "/bin:/usr/bin"
+        return path.split(separator: ":").lazy.map { "\($0)/\(name)" }.first { unsafe access($0, X_OK) == 0 }
+    }
+
+    /// Runs a program to its end. Answers how it ended and what it printed, errors included; nil when it was killed after `seconds`.
+    public static func output(of name: String, _ arguments: [String] = [], within seconds: UInt64) throws(SyscallError) -> (End, [UInt8])? {
+        let reading: FileDescriptor, program: ThreadID
+        do {
+            let pipe = try FileDescriptor.pipe()
+            (reading, program) = (pipe.reading, try start(name, arguments, output: pipe.writing))
+        }
+        let alive = try FileDescriptor.process(program)
+        let deadline = Clock.monotonic() + seconds * 1_000_000_000
+        var printed = [UInt8](), isOpen = true
+        while true {
+            let left = Clock.monotonic() < deadline ? (deadline - Clock.monotonic()) / 1_000_000 + 1 : 0
+            let waiting = isOpen ? [(alive, events: Poll.readable), (reading, events: Poll.readable)] : [(alive, events: Poll.readable)]
+            let ready = try Poll.wait(for: waiting, milliseconds: Int(left))
+            if ready.allSatisfy({ $0 == 0 }) {
+                _ = kill(program.rawValue, SIGKILL)
+                _ = try wait(for: program)
+                return nil
+            }
+            if isOpen, ready[1] != 0 {
+                let piece = try reading.read(4096)
+                printed += piece
+                if piece.isEmpty { isOpen = false }
+            } else if ready[0] != 0 {
+                // What it leaves running may hold the pipe open; it is not waited for.
+                return (try wait(for: program), printed)
+            }
+        }
+    }
+
     /// Becomes `name` (execvp(3)); returns only with the error.
     public static func become(_ name: String, _ arguments: [String] = []) -> SyscallError {
         let words = unsafe ([name] + arguments).map { unsafe strdup($0) } + [nil]

@@ -32,6 +32,7 @@ package enum Invocation: Sendable, Equatable {
             operands.removeFirst()
         }
         if environment["CRIU_DEPRECATED"] != nil { options.allowsDeprecated = true }
+        options.pluginDirectory = environment["CRIU_LIBS_DIR"]
 
         let configFile = line.options.last { $0.row.name == "config" }?.value.text
         var given: [GivenOption] = []

@@ -43,7 +43,7 @@ extension OptionTable {
         OptionRow("close", taking: .required("FD"), .all, .common, "close descriptor FD before anything else") {
             (options, value) throws(OptionError) in options.closedDescriptors.append(try value.descriptor())
         },
-        OptionRow("libdir", short: "L", taking: .required("DIR"), .all, .common, "directory of plugins; refused while it holds any, since plugins come later") {
+        OptionRow("libdir", short: "L", taking: .required("DIR"), .all, .common, "directory whose *.so files are loaded as plugins (default: $CRIU_LIBS_DIR, else /usr/lib/criu)") {
             $0.pluginDirectory = $1.text
         },
         OptionRow("unprivileged", negation: true, .all, .common, "run without root, with CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN") {
@@ -92,6 +92,12 @@ extension OptionTable {
         OptionRow("stdio", .receive, .own, "the source is at standard input and output (migrate --to ssh://HOST starts this)") { $0.usesStandardStreams = $1.isOn },
         OptionRow("insecure", [.migrate, .receive], .own, "permit plain TCP: the memory goes readable over the network, and whoever connects can start processes as us") {
             $0.isInsecure = $1.isOn
+        },
+        OptionRow("plugin-timeout", taking: .required("SECONDS"), [.dump, .preDump, .restore], .own, "time limit for each step of a plugin, which is killed after it (default: 300)") {
+            (options, value) throws(OptionError) in options.pluginTimeout = try value.number(in: 1...86400)
+        },
+        OptionRow("gpu-device-map", taking: .required("OLD=NEW,..."), .restore, .own, "UUIDs of the dump's NVIDIA GPUs, and of those that take their place") {
+            $0.gpuDeviceMap = $1.text
         },
         OptionRow("man", .help, .own, "print the manual page (roff)") { $0.manualPage = $1.isOn },
         OptionRow("completions", taking: .required("SHELL"), .help, .own, "print completions for bash, zsh or fish") {

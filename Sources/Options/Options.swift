@@ -22,6 +22,10 @@ package struct Options: Sendable, Equatable {
     package var statusDescriptor: Int32?
     package var closedDescriptors: [Int32] = []
     package var pluginDirectory: String?
+    /// Seconds that one call of a plugin may take.
+    package var pluginTimeout: UInt64 = 300
+    /// GPUs of the dump and those in their place, as cuda-checkpoint takes it.
+    package var gpuDeviceMap: String?
     /// In the order given; they run in the opposite one.
     package var actionScripts: [String] = []
     package var configFile: String?

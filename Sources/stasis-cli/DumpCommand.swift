@@ -9,7 +9,7 @@ enum DumpCommand {
         Session.run(options) { session in
             guard let tree = options.tree else { preconditionFailure("the command line demands -t") }
             let root = ThreadID(tree)
-            if session.options.checkOnly { return session.show(try Dump.check(request(root, session))) }
+            if session.options.checkOnly { return session.show(try Dump.check(try request(root, session))) }
             let result = try runDump(root, session)
             if options.autoDedup, !options.sendsToPageServer { try DedupCommand.afterDump(session) }
             session.progress.end()
@@ -24,15 +24,16 @@ enum DumpCommand {
         }
     }
 
-    private static func request(_ root: ThreadID, _ session: Session) -> Dump.Request {
+    private static func request(_ root: ThreadID, _ session: Session) throws -> Dump.Request {
         var request = Dump.Request(root: root, images: session.images, work: session.work, log: session.log)
         request.settings = DumpSettings(session.options)
+        request.plugins = try session.plugins()
         request.progress = { session.progress.update(phase: $0, done: $1, total: $2, unit: $0.hasPrefix("memory") ? .bytes : .tasks) }
         return request
     }
 
     private static func runDump(_ root: ThreadID, _ session: Session) throws -> Dump.Result {
-        var request = request(root, session)
+        var request = try request(root, session)
         request.pageServer = session.options.pageServerPlace
         if session.options.lazyPages { request.give = try PageServerCommand.lazyServer(session) }
         request.hook = { try session.hook($0, root: root) }

@@ -12,6 +12,7 @@ enum PreDumpCommand {
             let root = ThreadID(tree)
             var request = Dump.Request(root: root, images: session.images, work: session.work, log: session.log)
             request.settings = DumpSettings(options)
+            request.plugins = try session.plugins()
             request.pageServer = options.pageServerPlace
             request.hook = { try session.hook($0, root: root) }
             request.progress = { session.progress.update(phase: $0, done: $1, total: $2, unit: .bytes) }

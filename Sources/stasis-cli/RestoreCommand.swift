@@ -1,5 +1,6 @@
 import Checkpoint
 import Glibc
+import Images
 import Kinds
 import Linux
 import Options
@@ -12,7 +13,7 @@ enum RestoreCommand {
             let isForChecks = try Restore.isForChecks(session.images)
             if options.checkOnly || isForChecks {
                 if isForChecks, !options.json { Output.line("These images are of dump --check-only: they are checked, nothing is restored.") }
-                return session.show(RestoreCheck.run(request(session), pidFile: options.pidFile))
+                return session.show(RestoreCheck.run(try request(session), pidFile: options.pidFile))
             }
             for text in options.debugTexts {
                 // The descriptor is the caller's and stays open.
@@ -37,15 +38,17 @@ enum RestoreCommand {
         }
     }
 
-    private static func request(_ session: Session) -> Restore.Request {
+    private static func request(_ session: Session) throws -> Restore.Request {
         var request = Restore.Request(images: session.images, work: session.work, log: session.log)
         request.settings = RestoreSettings(session.options)
+        // Images that can't be read are the restore's to refuse.
+        request.plugins = try session.plugins(needed: (try? ImageDirectory(session.images).inventory().neededPlugins) ?? .any)
         request.progress = { session.progress.update(phase: $0, done: $1, total: $2, unit: $0.hasPrefix("memory") ? .bytes : .tasks) }
         return request
     }
 
     private static func runRestore(_ session: Session) throws -> Restore.Result {
-        var request = request(session)
+        var request = try request(session)
         let pidFile = session.options.pidFile.map(PidFile.init)
         request.hook = { point, root in
             // While nothing runs yet: a pidfile that can't be written ends the restore, and nobody misses the pid of a running tree.
@@ -61,7 +64,7 @@ enum RestoreCommand {
     }
 
     private static func showPlan(_ session: Session) throws -> Int32 {
-        let plan = try Restore.plan(request(session))
+        let plan = try Restore.plan(try request(session))
         if session.options.json {
             Output.line(JSON.object([
                 .init("command", .string("restore")), .init("ok", .bool(true)), .init("plan", .array(plan.steps.map { .string("\($0)") })),

@@ -4,6 +4,7 @@ import Images
 import Kinds
 import Linux
 import Options
+import Plugins
 
 /// What dump and restore have in common: the image directory, the work directory, the log, the scripts, the status descriptor.
 struct Session {
@@ -20,7 +21,6 @@ struct Session {
     static func run(_ options: Options, _ body: (Session) throws -> Int32) -> Int32 {
         var log = Log(level: Log.Level(verbosity: options.verbosity))
         do {
-            try refusePlugins(options)
             try Privileges.check(options)
             let session = try Session(options, &log)
             StaleLocks.lift(session.log)
@@ -62,11 +62,14 @@ struct Session {
         }
     }
 
-    /// Plugins come later; a directory that holds none changes nothing, nor does one of which the images say that it is not needed.
-    private static func refusePlugins(_ options: Options) throws {
-        guard let path = options.pluginDirectory, let names = try? Files.names(in: path) else { return }
-        if options.command == .restore, let inventory = try? ImageDirectory(path: options.imagesDirectory).inventory(), case .these = Plugins.wanted(by: inventory) { return }
-        if names.contains(where: { $0.hasSuffix(".so") }) { throw OptionError.notYet("--libdir", "plugins; \(path) holds some") }
+    /// Our own plugins and those of --libdir.
+    /// - Parameter needed: those that a restore's images name; nil for a dump.
+    func plugins(needed: NeededPlugins? = nil) throws -> PluginSet {
+        var gpu = CUDAPlugin.Settings()
+        (gpu.deviceMap, gpu.patience) = (options.gpuDeviceMap, options.pluginTimeout)
+        return try PluginLoader.load(
+            options.pluginDirectory, own: [CUDAPlugin(gpu)],
+            .init(images: images, log: log, patience: options.pluginTimeout, needed: needed))
     }
 
     /// The image directory's absolute path.

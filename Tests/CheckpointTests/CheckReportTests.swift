@@ -27,16 +27,4 @@ import Testing
         #expect(throws: Never.self) { try MemoryRoom.check([(1, 1 << 30), (2, 1 << 30)], room) }
         #expect(throws: CheckpointError.self) { try MemoryRoom.check([(1, 1 << 20), (2, 1 << 31)], room) }
     }
-
-    @Test("the list of plugins has three meanings") func plugins() throws {
-        var inventory = InventoryEntry()
-        #expect(Plugins.wanted(by: inventory) == .any)
-        try Plugins.check(inventory)
-        inventory.pluginsEntry = PluginsEntry()
-        #expect(Plugins.wanted(by: inventory) == .these([]))
-        try Plugins.check(inventory)
-        inventory.pluginsEntry.plugins = ["cuda_plugin", "amdgpu_plugin"]
-        #expect(throws: CheckpointError.self) { try Plugins.check(inventory, present: ["cuda_plugin"]) }
-        try Plugins.check(inventory, present: ["cuda_plugin", "amdgpu_plugin"])
-    }
 }

@@ -47,6 +47,7 @@ package struct RestoreCheck {
         let input = try Restore.read(images, request, verification)
         fine("the images", "\(input.members.count) tasks, consistent" + (input.inventory.stasis.checkOnly ? "; of a dump that only checked, without content" : ""))
         let context = RestoreContext(settings: request.settings, log: request.log, images: images, files: input.files, checksOnly: true)
+        context.plugins = request.plugins
 
         if let verification, let set = input.processes.values.first?.set, !set.pages.isWithoutContent {
             try verification.addPages(of: set.pages, set)
@@ -54,7 +55,7 @@ package struct RestoreCheck {
             for error in problems { refused(CheckpointError("restore", error)) }
             if problems.isEmpty { fine("checksums", "\(verification.count.files) images and \(verification.count.pages) pages are as they were dumped") }
         }
-        look("plugins", "none is missing") { try Plugins.check(input.inventory) }
+        look("plugins", "none is missing") { try request.plugins.check(input.inventory) }
         lookAtTree(input)
         lookAtMemory(input)
         for (pid, process) in input.processes.sorted(by: { $0.key < $1.key }) { lookAtState(of: ThreadID(pid), process) }

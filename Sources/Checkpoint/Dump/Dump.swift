@@ -9,15 +9,16 @@ package import Pages
 
 /// A dump from its first to its last step. The order, with the reason for each edge:
 ///
-/// 1. hook `pre-dump`; the image directory is looked at: nothing is frozen for a dump that can't be written;
-/// 2. freeze: all that follows reads a tree that stands still;
+/// 1. plugins start; hook `pre-dump`; the image directory is looked at: nothing is frozen for a dump that can't be written; plugins bring
+///    devices to rest, for which the processes must run;
+/// 2. freeze: all that follows reads a tree that stands still; first plugins save what is in devices, which may change memory and descriptors;
 /// 3. for each process, parents first: ids, descriptors (before memory: pages of shared memory are met through them), mappings, pages,
 ///    then its threads; each process is in a graft only for that time;
 /// 4. zombies, pstree, clocks, cgroups: they need no graft;
 /// 5. every image flushed, then `inventory.img`, by rename: the commit. Before it any failure thaws the tree and removes what was written;
 /// 6. hook `post-dump`, while the tree still stands: its failure thaws the tree;
 /// 7. the hand-over to whoever restores it elsewhere, which decides about the end;
-/// 8. the end asked for: kill, stop or run on.
+/// 8. the end asked for: kill, stop or run on. Where the tree goes on, whatever the reason, plugins first let its devices go on.
 package enum Dump {
     package struct Request {
         package var root: ThreadID
@@ -35,10 +36,12 @@ package enum Dump {
         package var trackers: TrackerHolder?
         /// Runs an action-script hook point; throws when a script's failure is to end the dump.
         package var hook: (_ point: String) throws -> Void = { _ in }
+        package var plugins = PluginSet()
         package var progress: (_ phase: String, _ done: UInt64, _ total: UInt64) -> Void = { _, _, _ in }
         package init(root: ThreadID, images: FileDescriptor, work: FileDescriptor, log: Log) {
             (self.root, self.images, self.work, self.log) = (root, images, work, log)
         }
+        var pluginSession: PluginSession { PluginSession(images: images, log: log, timeout: settings.timeout) }
     }
 
     package struct Result {
@@ -49,6 +52,14 @@ package enum Dump {
     }
 
     package static func run(_ request: Request) throws -> Result {
+        try request.plugins.begin(.dump, request.pluginSession)
+        do { return try runWithPlugins(request) } catch {
+            request.plugins.end(.failed)
+            throw error
+        }
+    }
+
+    private static func runWithPlugins(_ request: Request) throws -> Result {
         let began = Clock.monotonic()
         try request.hook("pre-dump")
         let commit = try Commit(directory: request.images)
@@ -56,15 +67,19 @@ package enum Dump {
         do {
             server = try request.pageServer.map { try PageServerClient($0) }
             incremental = try Incremental(request, tracks: request.settings.tracksMemory && request.settings.ending != .kill)
+            if request.plugins.has(.pauseDevices) { try request.plugins.pauseDevices(of: Explanation.tree(request.root)) }
             tree = try Freeze.stop(request.root, request.settings, request.log)
         } catch {
             commit.rollBack()
             throw error
         }
+        request.plugins.session?.letRun = { try Freeze.letRun($0, of: $1, in: tree, request.settings, request.log, $2) }
         let context = DumpContext(settings: request.settings, log: request.log, images: DumpImages(directory: request.images, compression: request.settings.compression))
         (context.runID, context.hook) = (incremental.run, request.hook)
         context.receiver = server
+        context.plugins = request.plugins
         do {
+            try request.plugins.checkpointDevices(of: tree.living.map(\.id))
             var postponed: [UInt32: [Range<UInt64>]] = [:]
             var result = try save(tree, context, request, commit, incremental, &postponed)
             try request.hook("post-dump")
@@ -75,7 +90,9 @@ package enum Dump {
                 for step in context.beforeKill { try step() }
                 try tree.kill()
                 for step in context.afterKill { step() }
+                request.plugins.end(.done(treeRuns: false))
             case .leaveStopped, .leaveRunning:
+                request.plugins.end(.done(treeRuns: true))
                 for undo in context.undo.reversed() { undo() }
                 tree.thaw(stopped: ending == .leaveStopped)
             }
@@ -86,6 +103,7 @@ package enum Dump {
             try writeStatistics(result.statistics, to: request.work)
             return result
         } catch {
+            request.plugins.end(.failed)
             for undo in context.undo.reversed() { undo() }
             commit.rollBack()
             tree.thaw()
@@ -99,8 +117,11 @@ package enum Dump {
     package static func check(_ request: Request) throws -> CheckReport {
         let commit = try Commit(directory: request.images)
         let context = DumpContext(settings: request.settings, log: request.log, images: DumpImages(directory: request.images), purpose: .check)
+        context.plugins = request.plugins
         var report = CheckReport("dump")
         do {
+            try request.plugins.begin(.dump, request.pluginSession)
+            defer { request.plugins.end(.failed) }
             let tree = try Freeze.stop(request.root, request.settings, request.log)
             defer {
                 for undo in context.undo.reversed() { undo() }
@@ -155,6 +176,7 @@ package enum Dump {
         try context.images.append("seccomp.img", seccomp.image)
         if let image = try cgroups.image() { try context.images.append("cgroup.img", image) }
         try context.attempt { try SysVSharedMemory.finishDump(context) }
+        try context.plugins.dumpDevicesLate(of: context.processes)
         for late in context.late { try context.attempt { try CheckpointError.about("dump", .task(tree.root.id)) { try late() } } }
         if request.settings.processor { try context.images.append(Processor.image, Processor.here()) }
         if let server = context.receiver as? PageServerClient { try server.finish() }
@@ -206,7 +228,7 @@ package enum Dump {
         entry.lsmtype = .noLsm
         // 1 nftables, 2 skip: whether a lock is left for the restore, which is one of the last steps.
         entry.networkLockMethod = context.settings.locksNetwork && !context.beforeKill.isEmpty ? 1 : 2
-        entry.pluginsEntry = PluginsEntry()
+        entry.pluginsEntry.plugins = context.plugins.used
         entry.dumpCriuRunID = incremental.run
         if incremental.tracks { entry.dumpUptime = Clock.boottime() / 1000 }
         if context.settings.tcpClose { entry.tcpClose = true }

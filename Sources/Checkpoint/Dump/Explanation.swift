@@ -33,8 +33,8 @@ package struct Explanation: Sendable {
         refusals = context.refusals
     }
 
-    /// A parent before its children.
-    private static func tree(_ root: ThreadID) -> [ThreadID] {
+    /// The tree as it runs: a parent before its children.
+    static func tree(_ root: ThreadID) -> [ThreadID] {
         var found = [root], at = 0
         while at < found.count {
             found += Proc.children(of: found[at], threads: (try? Proc.threads(of: found[at])) ?? []).filter { !found.contains($0) }

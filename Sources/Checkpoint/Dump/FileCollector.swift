@@ -72,15 +72,21 @@ final class FileCollector {
         }
         let link = try anonymous ?? (status.type == S_IFSOCK ? "socket:[\(status.inode)]" : Files.link(path))
         let file = OpenFile(id: context.newFileID(), descriptor: descriptor, process: process, number: number, status: status, flags: flags, link: link, info: info)
-        if let refusal = Unsupported.reason(file) { throw refusal }
-        guard let kind = OpenFileKinds.all.first(where: { $0.claims(file) }) else {
-            throw CheckpointError("dump", file.subject, "files of this kind (\(link)) can't be saved", remedy: "close it in the program before the dump")
-        }
+        let kind = try kind(of: file)
         let met = Met(process: process, number: number, id: file.id, type: kind.type)
         // Before it is saved: a socket's queue may hold the socket itself.
         known[bucket, default: []].insert(met, at: low)
         if try !kind.postpones(file, context) { try context.add(try kind.dump(file, context)) }
         return met
+    }
+
+    /// What no kind can save, a plugin may.
+    private func kind(of file: OpenFile) throws -> any OpenFileKind.Type {
+        let kind = OpenFileKinds.all.first { $0.claims(file) }
+        let refusal = try Unsupported.reason(file) ?? (kind == RegularFile.self ? RegularFile.refusal(file, context) : nil)
+        if let kind, refusal == nil { return kind }
+        if try context.plugins.dump(file: file.descriptor, id: file.id) { return PluginFile.self }
+        throw refusal ?? CheckpointError("dump", file.subject, "files of this kind (\(file.link)) can't be saved", remedy: "close it in the program before the dump")
     }
 
     /// kcmp(2), KCMP_FILE: 0 equal, 1 less, 2 greater.

@@ -63,6 +63,22 @@ struct Freeze {
         return FrozenTree(processes: ordered, began: began, stood: stood)
     }
 
+    /// One thread runs while `body` works; then it stands still again, with whatever it has begun or ended.
+    static func letRun(_ id: ThreadID, of process: ThreadID, in tree: FrozenTree, _ settings: DumpSettings, _ log: Log, _ body: () throws -> Void) throws {
+        guard let process = tree.living.first(where: { $0.id == process }), let thread = process.threads.first(where: { $0.id == id }) else {
+            throw CheckpointError("wake", .task(id), "it is no thread of task \(process)")
+        }
+        try CheckpointError.about("wake", .task(id)) { try thread.task.run(while: body) }
+        try FrozenRegisters.prepareThaw(thread.task)
+        thread.registers = try FrozenRegisters(thread.task, nil)
+        let now = Set(try Proc.threads(of: process.id))
+        for ended in process.threads where !now.contains(ended.id) { while !ended.task.released, (try? ended.task.wait(block: false)) != nil {} }
+        process.threads.removeAll { !now.contains($0.id) }
+        var freeze = Freeze(tree.root.id, settings, log)
+        process.isWhole = false
+        try freeze.seizeThreads(of: process)
+    }
+
     /// What would hurt or can't work, said before anything is touched.
     static func refuseWhatCannotBeDumped(_ root: ThreadID) throws {
         func refuse(_ cause: String, _ remedy: String? = nil) -> CheckpointError { CheckpointError("dump", .task(root), cause, remedy: remedy) }

@@ -15,6 +15,18 @@ import Pages
 /// 4. the commit, as for a dump: the inventory comes last.
 package enum PreDump {
     package static func run(_ request: Dump.Request) throws -> Dump.Result {
+        try request.plugins.begin(.preDump, request.pluginSession)
+        do {
+            let result = try runWithPlugins(request)
+            request.plugins.end(.done(treeRuns: true))
+            return result
+        } catch {
+            request.plugins.end(.failed)
+            throw error
+        }
+    }
+
+    private static func runWithPlugins(_ request: Dump.Request) throws -> Dump.Result {
         let began = Clock.monotonic()
         try request.hook("pre-dump")
         let commit = try Commit(directory: request.images)
@@ -41,7 +53,7 @@ package enum PreDump {
                 try server.finish()
             } else { try copy(found, images, incremental, request, &result.statistics) }
             result.statistics.memwriteTime = UInt32(truncatingIfNeeded: (Clock.monotonic() - thawed) / 1000)
-            try commit.finish(images, inventory: inventory(incremental, request.settings))
+            try commit.finish(images, inventory: inventory(incremental, request))
         } catch {
             commit.rollBack()
             tree.thaw()
@@ -145,12 +157,12 @@ package enum PreDump {
         }
     }
 
-    private static func inventory(_ incremental: Incremental, _ settings: DumpSettings) -> InventoryEntry {
+    private static func inventory(_ incremental: Incremental, _ request: Dump.Request) -> InventoryEntry {
         var entry = InventoryEntry()
         entry.imgVersion = 0
         entry.dumpUptime = Clock.boottime() / 1000
-        entry.preDumpMode = settings.preDumpReads ? 2 : 1
-        entry.pluginsEntry = PluginsEntry()
+        entry.preDumpMode = request.settings.preDumpReads ? 2 : 1
+        entry.pluginsEntry.plugins = request.plugins.used
         entry.dumpCriuRunID = incremental.run
         entry.stasis.checksums = true
         return entry

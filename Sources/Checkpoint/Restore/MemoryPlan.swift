@@ -80,7 +80,7 @@ extension VmaEntry {
     /// Private memory whose pages a fork shares: not for mappings that fork leaves out or wipes.
     var canBeInherited: Bool {
         let bits = statusBits
-        if bits.isDisjoint(with: .ofPages) || !bits.isDisjoint(with: .ofKernel) { return false }
+        if bits.isDisjoint(with: .ofPages) || !bits.isDisjoint(with: .ofKernel) || bits.contains(.plugin) { return false }
         return !hasMadv || madv & (1 << 10 | 1 << 18) == 0
     }
     func sameMapping(as other: VmaEntry) -> Bool {

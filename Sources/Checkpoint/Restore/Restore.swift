@@ -22,6 +22,7 @@ package final class Restore {
         package var images: FileDescriptor
         package var work: FileDescriptor
         package var log: Log
+        package var plugins = PluginSet()
         package var hook: (_ point: String, _ root: ThreadID?) throws -> Void = { _, _ in }
         package var progress: (_ phase: String, _ done: UInt64, _ total: UInt64) -> Void = { _, _, _ in }
         /// Does the last step, which lets the tree run and can't fail; throws in its place when the tree is not to run.
@@ -60,14 +61,17 @@ package final class Restore {
         try request.hook("pre-restore", nil)
         let restore = try Restore(request)
         do {
+            try restore.startPlugins()
             let lazy = try restore.make(began)
             try restore.verifyPages()
+            try restore.resumeDevices()
             let root = ThreadID(restore.rootPid)
             try request.hook("post-restore", root)
             try request.hook("pre-resume", root)
             try lazy?.finish()
             try restore.letRun()
         } catch {
+            request.plugins.end(.failed)
             let damage = restore.context.verification?.stop()
             restore.killAll()
             for undo in restore.context.undo.reversed() { undo() }
@@ -75,6 +79,7 @@ package final class Restore {
             if let damage { throw CheckpointError("restore", damage) }
             throw error
         }
+        request.plugins.end(.done(treeRuns: true))
         for cleanup in restore.context.cleanup.reversed() { cleanup() }
         if request.settings.freesPages { restore.freePages() }
         try? request.hook("post-resume", ThreadID(restore.rootPid))
@@ -90,6 +95,7 @@ package final class Restore {
         cpu = SharedCPU()
         defer { cpu?.leave() }
         try makeProcesses(began)
+        try request.plugins.afterForking()
         try makeFiles()
         let lazy = try handOverLazyMemory()
         try setState()
@@ -105,13 +111,14 @@ package final class Restore {
         if input.inventory.stasis.checkOnly {
             throw CheckpointError("restore", .image("inventory.img"), "the images are of dump --check-only, without memory", remedy: "dump without --check-only")
         }
-        try Plugins.check(input.inventory)
+        try request.plugins.check(input.inventory)
         plan = try TreePlan(input.members, shellJob: request.settings.shellJob)
         try input.checkIDs(plan)
         try MemoryRoom.check(input.processes.values.map { ($0.pid, $0.pages.bytes) })
         context = RestoreContext(settings: request.settings, log: request.log, images: images, files: input.files)
         context.runID = input.inventory.dumpCriuRunID
         context.verification = verification
+        context.plugins = request.plugins
         places = .init(hole: try MemoryPlan.commonHole(input.processes.values.map(\.mm), size: MemoryRestorer.Places.size))
         do {
             cgroups = try CgroupRestore(image: input.cgroups, own: input.inventory.rootCgSet, request.settings.cgroups, context)
@@ -250,6 +257,26 @@ package final class Restore {
         }
     }
 
+    // MARK: plugins
+
+    private func startPlugins() throws {
+        let session = PluginSession(images: request.images, log: request.log, needed: input.inventory.neededPlugins)
+        session.letRun = { [unowned self] id, pid, body in
+            let process = try process(pid.rawValue)
+            guard let task = id == pid ? process.grafted.task : process.threads.first(where: { $0.id == id })?.task else {
+                throw CheckpointError("wake", .task(id), "it is no thread of task \(pid)")
+            }
+            try CheckpointError.about("wake", .task(id)) { try task.run(while: body) }
+        }
+        try request.plugins.begin(.restore, session)
+        try request.plugins.beginRestore()
+    }
+
+    private var living: [RestoringProcess] { plan.members.compactMap { member in processes[member.pid].flatMap { $0.images == nil ? nil : $0 } } }
+
+    /// Nothing is missing any more but the tasks' running.
+    private func resumeDevices() throws { try request.plugins.resumeDevices(of: living.map(\.pid)) }
+
     // MARK: memory that comes later
 
     /// Every process exists, and nothing has touched its memory yet: from here on pages come from the lazy-pages daemon as they are touched.
@@ -298,7 +325,9 @@ package final class Restore {
             for kind in kinds { if let descriptors = mine[kind.type] { try kind.inTask(descriptors, process, context) } }
         }
         for member in plan.members {
-            if let process = processes[member.pid], let images = process.images { try PacketSocket.mapRings(of: images.mm.vmas, in: process, context) }
+            guard let process = processes[member.pid], let images = process.images else { continue }
+            try PacketSocket.mapRings(of: images.mm.vmas, in: process, context)
+            try PluginMapping.map(images.mm.vmas, in: process, context)
         }
         if let first = owners.first { try Epoll.fillQueued(first.process, context) }
         for member in plan.members where member.session == member.pid {

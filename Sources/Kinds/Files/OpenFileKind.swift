@@ -61,6 +61,7 @@ package enum OpenFileKinds {
             Inotify.self,
             Fanotify.self,
             NamespaceFile.self,
+            PluginFile.self,
             RegularFile.self,
         ]
     }

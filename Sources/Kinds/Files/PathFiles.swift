@@ -92,7 +92,7 @@ package enum PathFiles {
         entry.fown = .none
         entry.name = name.path
         entry.mode = found.status.mode
-        if let key = try ExternalFiles.key(of: found, context) {
+        if let key = try ExternalFiles.key(of: found.descriptor, found.status, context) {
             entry.name = key
             entry.ext = true
             return entry
@@ -188,10 +188,10 @@ extension FownEntry {
 /// Files that the user passes from outside: dumped as `--external file[MNT:INODE]` (both hexadecimal), restored from the
 /// descriptor that `--inherit-fd fd[N]:file[MNT:INODE]` gives.
 enum ExternalFiles {
-    static func key(of found: PathFiles.Found, _ context: DumpContext) throws -> String? {
+    static func key(of descriptor: FileDescriptor, _ status: FileStatus, _ context: DumpContext) throws -> String? {
         guard context.settings.external.contains(where: { $0.hasPrefix("file[") }) else { return nil }
-        guard let mount = try Proc.descriptorInfo(found.descriptor.number, of: .current).decimal("mnt_id") else { return nil }
-        let key = "file[\(String(mount, radix: 16)):\(String(found.status.inode, radix: 16))]"
+        guard let mount = try Proc.descriptorInfo(descriptor.number, of: .current).decimal("mnt_id") else { return nil }
+        let key = "file[\(String(mount, radix: 16)):\(String(status.inode, radix: 16))]"
         return context.settings.external.contains { $0 == key || $0.hasPrefix(key + ":") } ? key : nil
     }
 

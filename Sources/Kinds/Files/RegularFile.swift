@@ -13,9 +13,14 @@ package enum RegularFile: OpenFileKind {
         }
     }
 
+    /// Why a file with a path can't be saved all the same.
+    package static func refusal(_ file: OpenFile, _ context: DumpContext) throws -> CheckpointError? {
+        guard let refusal = Unsupported.device(file), try ExternalFiles.key(of: file.descriptor, file.status, context) == nil else { return nil }
+        return refusal
+    }
+
     package static func dump(_ file: OpenFile, _ context: DumpContext) throws -> FileEntry {
         var reg = try entry(of: file, id: file.id, context)
-        if !reg.ext, let refusal = Unsupported.device(file) { throw refusal }
         if !reg.isPathOnly {
             // Some devices know no position (ESPIPE): told by the largest number.
             reg.pos = (try? file.position) ?? .max

@@ -43,6 +43,6 @@ package enum Unsupported {
         guard file.status.type == S_IFCHR, major != 1, file.flags & OpenFlags.path == 0 else { return nil }
         return CheckpointError(
             "dump", file.subject, "its driver (character device \(major):\(minor)) keeps state that can't be saved",
-            remedy: "close it in the program before the dump, or pass it from outside: --external 'file[MNT:INODE]' with mnt_id of its fdinfo and its inode, in hexadecimal")
+            remedy: file.link.hasPrefix("/dev/nvidia") ? "have NVIDIA's program cuda-checkpoint in PATH, which takes the process off the GPU" : "close it in the program before the dump, or pass it from outside: --external 'file[MNT:INODE]' with mnt_id of its fdinfo and its inode, in hexadecimal")
     }
 }

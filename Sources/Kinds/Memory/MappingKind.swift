@@ -69,6 +69,7 @@ extension VmaEntry {
     /// Whether the contents live in pagemap-PID (format README 8.5, "private").
     package var isPrivate: Bool {
         let bits = statusBits
+        if bits.contains(.plugin) { return false }
         if bits.contains(.aioRing) { return true }
         return bits.contains(.regular) && !bits.isDisjoint(with: .ofPages) && end <= AddressSpace.end
     }

@@ -47,8 +47,9 @@ package enum MemoryMap {
             let link = try Files.status(mapping.mapFile(of: process), followLinks: false)
             return link.mode & 0o600 == 0o600 ? 2 : link.mode & 0o200 != 0 ? 1 : 0
         }
-        let status: MappingStatus
-        switch MappingKind(mapping) {
+        var status: MappingStatus
+        let isPlugins = try PluginMapping.claims(mapping, of: process, context)
+        switch isPlugins ? .file : MappingKind(mapping) {
         case .vsyscall: (status, entry.flags) = ([.vsyscall, .anonymousPrivate], 0x22)
         case .vvar: (status, entry.flags) = ([.regular, .vvar, .anonymousPrivate], 0x22)
         case .vdso: (status, entry.flags) = ([.regular, .vdso, .anonymousPrivate], 0x22)
@@ -87,6 +88,7 @@ package enum MemoryMap {
         case .unsupported(let why):
             throw CheckpointError("dump", subject, why)
         }
+        if isPlugins { status.insert(.plugin) }
         entry.status = status.rawValue
         return entry
     }

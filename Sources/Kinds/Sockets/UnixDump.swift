@@ -12,6 +12,10 @@ package final class UnixDump: DumpState {
     var dumped: [UInt32: (subject: CheckpointError.Subject, id: UInt32)] = [:]
     /// Inode of a peer, and who needs it.
     private var peers: [(inode: UInt32, of: UnixSocketInfo, subject: CheckpointError.Subject)] = []
+    /// Inodes of all sockets that descriptors of the tree refer to; looked for only where a plugin takes sockets.
+    private var held: Set<UInt32>?
+    /// Peers outside to which a plugin connects.
+    private var reachedByPlugins: Set<UInt32> = []
     package init() {}
 
     /// What the kernel lists of the socket: in our network namespace, or in the socket's own (SIOCGSKNS, net/socket.c).
@@ -53,6 +57,22 @@ package final class UnixDump: DumpState {
         return listener
     }
 
+    /// Whether its peer is outside and a plugin will connect it again. Its queue is then the plugin's business, too.
+    func isPlugins(_ info: UnixSocketInfo, peer: UInt32, _ file: OpenFile, _ context: DumpContext) throws -> Bool {
+        guard peer != 0, context.plugins.has(.dumpUnixSocket) else { return false }
+        let held = self.held ?? Set(context.processes.flatMap { process in
+            ((try? Proc.descriptors(of: process)) ?? []).compactMap { number in
+                guard let link = try? Files.link("/proc/\(process)/fd/\(number)"), link.hasPrefix("socket:[") else { return nil }
+                return UInt32(link.dropFirst(8).dropLast())
+            }
+        })
+        self.held = held
+        if held.contains(peer) { return false }
+        let isTaken = try CheckpointError.about("dump", file.subject) { try context.plugins.dump(unixSocket: file.descriptor, id: info.inode) }
+        if isTaken { reachedByPlugins.insert(peer) }
+        return isTaken
+    }
+
     /// Connections that wait at the tree's listeners have to come from the tree.
     func checkListeners(_ context: DumpContext) throws {
         for (inode, saved) in dumped.sorted(by: { $0.value.id < $1.value.id }) {
@@ -79,13 +99,14 @@ package final class UnixDump: DumpState {
                 let peer = sockets[inode]
                 let named = context.settings.external.contains { $0 == "unix[\(info.inode)]" || $0 == "unix[\(inode)]" }
                 let title = "socket \(inode)" + (peer?.name.map { " (\(UnixName.shown($0)))" } ?? "")
-                guard named || context.settings.externalUnixSockets else {
+                let isPlugins = reachedByPlugins.contains(inode)
+                guard named || isPlugins || context.settings.externalUnixSockets else {
                     throw CheckpointError(
                         "dump", subject, "its peer, \(title), is outside the tree",
                         remedy: "dump from a common parent of both, or let the restore connect to it by name: --external unix[\(info.inode)]",
                         option: "--external unix[\(info.inode)]")
                 }
-                guard let peer, let name = peer.name, !name.isEmpty else {
+                guard let peer, let name = peer.name ?? (isPlugins ? [] : nil), !name.isEmpty || isPlugins else {
                     throw CheckpointError("dump", subject, "its peer, \(title), is outside the tree and has no name to connect to again")
                 }
                 if !seen.insert(inode).inserted { return }

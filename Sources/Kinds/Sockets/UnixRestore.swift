@@ -45,6 +45,7 @@ package final class UnixRestore: DumpState {
     private func peer(_ index: Int) -> Int? { nodes[index].entry.peer == 0 ? nil : byInode[nodes[index].entry.peer] }
     private func isPair(_ a: Int, _ b: Int) -> Bool { peer(a) == b && peer(b) == a && a != b }
     private func isConnection(_ entry: UnixSkEntry) -> Bool { entry.type != UnixSocket.datagram && entry.state == UnixSocket.established }
+    private func isByPlugin(_ entry: UnixSkEntry) -> Bool { entry.uflags & UnixSocket.byPlugin != 0 }
     private func isExternal(_ entry: UnixSkEntry) -> Bool { entry.uflags & UnixSocket.external != 0 }
     private func refuse(_ entry: UnixSkEntry, _ cause: String, remedy: String? = nil) -> CheckpointError {
         CheckpointError("restore", .unixSocket(entry), cause, remedy: remedy)
@@ -53,6 +54,7 @@ package final class UnixRestore: DumpState {
     // 0. The images' word, checked
 
     func take(_ entries: [UnixSkEntry], _ context: RestoreContext) throws {
+        let forPlugins = Set(entries.filter(isByPlugin).map(\.peer))
         for entry in entries {
             guard [UnixSocket.stream, UnixSocket.datagram, UnixSocket.sequenced].contains(entry.type) else {
                 throw CheckpointError("restore", .image("files.img"), "unix socket \(entry.ino), field type: \(entry.type) is no type of unix socket")
@@ -60,7 +62,7 @@ package final class UnixRestore: DumpState {
             guard entry.name.count <= 108 else {
                 throw CheckpointError("restore", .image("files.img"), "unix socket \(entry.ino), field name: \(entry.name.count) bytes; a name has at most 108")
             }
-            if isExternal(entry) {
+            if isExternal(entry), !forPlugins.contains(entry.ino) {
                 guard context.settings.externalUnixSockets || context.settings.external.contains(where: { $0.hasPrefix("unix[") }) else {
                     throw refuse(
                         entry, "it was outside the tree when the tree was dumped", remedy: "have it there again and pass --ext-unix-sk to connect to it")
@@ -103,7 +105,13 @@ package final class UnixRestore: DumpState {
                 continue
             }
             try CheckpointError.about("restore", .unixSocket(entry)) {
-                if let other = peer(index), isPair(index, other), nodes[other].socket == nil, nodes[other].entry.type == entry.type, !isExternal(nodes[other].entry) {
+                if isByPlugin(entry) {
+                    guard let made = try context.plugins.restoreUnixSocket(id: entry.ino) else {
+                        throw refuse(entry, "a plugin is to connect it, and no plugin here knows it", remedy: "name the directory of the dump's plugins with --libdir")
+                    }
+                    nodes[index].socket = made
+                    (nodes[index].bound, nodes[index].connected) = (true, true)
+                } else if let other = peer(index), isPair(index, other), nodes[other].socket == nil, nodes[other].entry.type == entry.type, !isExternal(nodes[other].entry) {
                     try makePair(index, other, &listeners, sharing, context)
                 } else if isConnection(entry), peer(index) == nil {
                     try makeHalf(index, &listeners, sharing, context)

@@ -12,6 +12,8 @@ package enum UnixSocket: OpenFileKind {
     static let established: UInt32 = 1, closed: UInt32 = 7, listening: UInt32 = 10
     /// Bits of uflags: not part of the tree; was connected to the service that dumped it.
     static let external: UInt32 = 1, service: UInt32 = 2
+    /// A plugin connects it.
+    static let byPlugin: UInt32 = 4
 
     package static func claims(_ file: OpenFile) -> Bool {
         file.status.type == S_IFSOCK && (try? file.descriptor.intOption(SocketOption.domain)) == AF_UNIX
@@ -47,7 +49,7 @@ package enum UnixSocket: OpenFileKind {
             socket.stasis.peerGid = who.gid
         }
         state.dumped[info.inode] = (file.subject, file.id)
-        if socket.state == established || (socket.type == datagram && socket.state != listening) {  // others say EINVAL or ENOTCONN
+        if try state.isPlugins(info, peer: socket.peer, file, context) { socket.uflags = byPlugin } else if socket.state == established || (socket.type == datagram && socket.state != listening) {  // others say EINVAL or ENOTCONN
             try SocketQueue.dump(
                 file.descriptor, id: file.id, stream: socket.type == stream, ended: info.shutdown & 1 != 0, subject: file.subject, context)
         }
@@ -75,7 +77,7 @@ package enum UnixSocket: OpenFileKind {
 
     package static func check(_ entries: [FileEntry], _ context: RestoreContext) throws {
         try context.verify("\(entries.count) unix sockets", "they can be connected as they were") { try UnixRestore().take(entries.map(\.usk), context) }
-        for entry in entries where !entry.usk.name.isEmpty && entry.usk.uflags & external == 0 && entry.usk.state != established {
+        for entry in entries where !entry.usk.name.isEmpty && entry.usk.uflags & (external | byPlugin) == 0 && entry.usk.state != established {
             try context.verify("\(CheckpointError.Subject.unixSocket(entry.usk))", "its name is free") { try UnixName.check(entry.usk) }
         }
     }
