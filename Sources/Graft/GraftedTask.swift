@@ -85,7 +85,10 @@ public final class GraftedTask {
     private func waitUntilParked() throws(SyscallError) {
         while true {
             switch try task.wait()! {
-            case .signal(parkSignal): return
+            case .signal(parkSignal):
+                // Anybody may send one, and a child's death SIGCHLD; the graft's own comes when it stands at its park point.
+                if try task.registers().rip == slot.base + UInt64(clinux_graft_park_offset()) { return }
+                try task.continue()
             case .signal(SIGSTOP):
                 postponed.append(SIGSTOP)
                 try task.continue()

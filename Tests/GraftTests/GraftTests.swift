@@ -63,6 +63,23 @@ final class Victim {
         #expect(try Proc.status(victim.id)["SigBlk"] == status)
     }
 
+    @Test("a signal of somebody else's does not end a batch, also where it is the one that a graft parks with", arguments: [SIGURG, SIGWINCH, SIGCHLD, SIGCONT])
+    func foreignSignal(signal: Int32) throws {
+        let victim = try Victim("exec sleep 30")
+        try victim.stopped { task in
+            let graft = try ProcessGraft(in: victim.id, mappings: try Mapping.all(of: victim.id, withFlags: false))
+            let grafted = try graft.enter(task)
+            for _ in 0..<20 {
+                kill(victim.id.rawValue, signal)
+                var batch = grafted.batch()
+                let pid = batch.call("getpid", SYS_getpid)
+                try grafted.run(&batch)
+                #expect(batch.result(pid) == Int(victim.id.rawValue))
+            }
+            try graft.remove()
+        }
+    }
+
     @Test("without its tracer a grafted task cleans up and goes on by itself")
     func orphan() throws {
         let victim = try Victim("exec sleep 30")
