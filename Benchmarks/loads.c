@@ -193,18 +193,34 @@ static const struct load {
 	void (*build)(void);
 	bool (*intact)(void);
 	bool ticks; /* looks at the clock all the time and keeps the longest gap that it saw */
+	bool writes; /* and writes a tenth of its pages a second, what is there already */
 } loads[] = {
 	{"smallest", build_nothing, nothing, false},
 	{"memory", build_memory, filled, false},
 	{"pause", build_memory, report_pause, true},
+	{"writer", build_memory, report_pause, true, true},
 	{"mappings", build_mappings, filled, false},
 	{"threads", build_threads, threads_there, false},
 	{"descriptors", build_descriptors, descriptors_there, false},
 	{"processes", build_processes, processes_there, false},
 };
 
+static void write_pages(int64_t nanoseconds)
+{
+	static uint64_t state = 88172645463325252u;
+	static double due;
+	uint64_t pages = word_count / (page / sizeof *words);
+	/* Not what a pause would have taken: the load writes as fast as before. */
+	if (nanoseconds > 10000000) nanoseconds = 10000000;
+	for (due += 0.1 * pages * nanoseconds / 1e9; due >= 1; due--) {
+		state ^= state << 13, state ^= state >> 7, state ^= state << 17;
+		volatile uint64_t *first = words + state % pages * (page / sizeof *words);
+		*first = *first;
+	}
+}
+
 /* Waits for SIGUSR1. sigtimedwait may end early when a tracer stops the task (signal(7)): that is no news. */
-static void wait_for_question(const sigset_t *question, bool ticks)
+static void wait_for_question(const sigset_t *question, bool ticks, bool writes)
 {
 	struct timespec tick = {0, 100 * 1000};
 	for (int64_t last = now();;) {
@@ -212,6 +228,7 @@ static void wait_for_question(const sigset_t *question, bool ticks)
 		int64_t t = now();
 		if (t - last > longest_pause) longest_pause = t - last;
 		if (got == SIGUSR1) return;
+		if (writes) write_pages(t - last);
 		last = t;
 	}
 }
@@ -234,7 +251,7 @@ static int run_load(const struct load *load)
 	snprintf(good, sizeof good, "%s.good", ready);
 	say(ready);
 	for (;;) {
-		wait_for_question(&question, load->ticks);
+		wait_for_question(&question, load->ticks, load->writes);
 		if (!load->intact()) return 1;
 		say(good);
 	}

@@ -7,7 +7,7 @@ import Pages
 /// how much memory it has. A thread of its own: this one traces the tree, which may wait for a page in the midst of it.
 final class LaterMemory {
     /// Less than that is read at once: it takes some milliseconds, and processes go on sharing pages with their parents.
-    private static let worthwhile: UInt64 = 32 << 20
+    private static let worthwhile: UInt64 = 16 << 20
 
     private let listener: LazyPagesListener
     private let thread = Workers(1)

@@ -10,6 +10,8 @@ public struct MigrationRound: Equatable, Sendable {
 /// Decides, after each round, whether it is time to freeze the tree. Pure.
 public struct PreCopy: Equatable, Sendable {
     public enum Step: Equatable, Sendable { case again, freeze, tooBusy }
+    /// What is not worth another round, ns: a round stops the tree for about as long.
+    private static let little: UInt64 = 5_000_000
     /// How long the last pages may take to send, ns.
     public var limit: UInt64
     public var maxRounds: Int
@@ -40,7 +42,11 @@ public struct PreCopy: Equatable, Sendable {
     public func next(after rounds: [MigrationRound]) -> Step {
         guard maxRounds > 0 else { return .freeze }
         guard let last = rounds.last, let estimate = estimate(rounds) else { return .again }
-        if estimate.nanosecondsLeft <= limit { return .freeze }
+        if estimate.nanosecondsLeft <= limit {
+            // Good enough. Better still, as long as a round leaves less than half.
+            let isWorthIt = estimate.nanosecondsLeft > Self.little && estimate.left < last.bytes / 2 && rounds.count < maxRounds
+            return isWorthIt ? .again : .freeze
+        }
         if rounds.count == 1 && maxRounds > 1 { return .again }
         // Worth it only while each round leaves clearly less than the one before.
         return rounds.count < maxRounds && Double(estimate.left) < 0.8 * Double(last.bytes) ? .again : .tooBusy

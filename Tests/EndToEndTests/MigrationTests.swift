@@ -4,10 +4,10 @@ import Testing
 extension EndToEnd {
     /// From one pid namespace to another: ids are free there, and whoever runs there is told from who runs here.
     @Suite("migration", .serialized) struct Migration {
-        private func run(_ workload: String, there lines: String = "", _ body: @escaping (Run, Destination) throws -> Void) throws {
+        private func run(_ workload: String, _ arguments: [String] = [], there lines: String = "", _ body: @escaping (Run, Destination) throws -> Void) throws {
             let run = try Run(workload)
             run.reporting(again: "swift test --filter EndToEnd.Migration", as: "\(workload)-migration") { run in
-                try run.start(["--detached", workload])
+                try run.start(["--detached", workload] + arguments)
                 try run.awaitReady()
                 let destination = try Destination(run, lines)
                 defer { destination.end() }
@@ -23,6 +23,16 @@ extension EndToEnd {
                 #expect(result.output.contains("\"command\":\"migrate\",\"ok\":true") && result.output.contains("\"downtime\":"))
                 try destination.expectCopies(here: false, there: true)
                 try destination.checkItself()
+            }
+        }
+
+        @Test("memory that follows a tree which runs there already is all there in the end") func large() throws {
+            try run("memory-writer", ["10240"]) { run, destination in
+                let result = try destination.migrate(["--max-downtime", "1000", "--when-too-busy", "go-on"] + Destination.quick)
+                guard result.succeeded else { throw Failure("migrate: \(result)\n\(destination.log)") }
+                try destination.expectCopies(here: false, there: true)
+                try destination.checkItself()
+                #expect(eventually { destination.log.contains("pages given") }, "\(destination.log)")
             }
         }
 

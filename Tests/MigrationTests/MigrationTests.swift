@@ -54,7 +54,11 @@ import Testing
 
     @Test("a small tree is frozen after one round") func small() { #expect(policy.next(after: rounds((8, 20))) == .freeze) }
     @Test("a large one is looked at twice") func large() { #expect(policy.next(after: rounds((1024, 1000))) == .again) }
-    @Test("less than the limit left: freeze") func converged() { #expect(policy.next(after: rounds((1024, 1000), (100, 100))) == .freeze) }
+    @Test("less than the limit left: freeze") func converged() { #expect(policy.next(after: rounds((1024, 1000), (100, 300))) == .freeze) }
+    @Test("within the limit, but a round would leave less than half: again") func better() {
+        #expect(policy.next(after: rounds((1024, 1000), (100, 100))) == .again)
+        #expect(policy.next(after: rounds((1024, 1000), (100, 100), (10, 10))) == .freeze)
+    }
     @Test("each round leaves clearly less: again") func converging() { #expect(policy.next(after: rounds((10240, 10000), (5120, 5000))) == .again) }
     @Test("as much again as was sent: too busy") func busy() {
         let seen = rounds((1024, 1000), (1000, 1000))

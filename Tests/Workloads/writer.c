@@ -1,10 +1,11 @@
 // Writes at random, with known content, while it is pre-dumped and dumped: every byte is checked.
 #include "workload.h"
 
-enum { page = 4096, pages = 2048, chunk = 16, chunks = pages / chunk };
+enum { page = 4096, most = 65536, chunk = 16 };
 
-static char *place[chunks];       // where each chunk of pages is now
-static uint32_t version[pages];   // 0: zeros; otherwise filled with seed_of()
+static int pages = 2048, chunks;       // as many as the first argument says
+static char *place[most / chunk];      // where each chunk of pages is now
+static uint32_t version[most];       // 0: zeros; otherwise filled with seed_of()
 static uint64_t state = 88172645463325252u;
 
 static uint64_t chance(void) {  // xorshift
@@ -84,6 +85,9 @@ static void change(void) {
 }
 
 WORKLOAD(memory_writer, "writes at random all the time: no write is lost between pre-dumps, dump and restore") {
+    if (argc > 1) pages = atoi(argv[1]);
+    check(pages > 0 && pages <= most && pages % chunk == 0, "at most %d pages", most);
+    chunks = pages / chunk;
     int file = must(open("backing", O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666));
     must(ftruncate(file, chunk * page));
     for (int i = 0; i < chunks; i++) {  // a quarter of them private mappings of a file of zeros

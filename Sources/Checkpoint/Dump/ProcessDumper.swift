@@ -229,6 +229,7 @@ final class ProcessDumper {
     ) throws {
         var copier = PageCopier(of: view, PageBuffer())
         copier.blanks = blanks
+        let total = runs.pages * 4096
         var done: UInt64 = 0
         for run in runs.runs {
             guard run.flags & PageRuns.present != 0 else { try other(run); continue }
@@ -236,7 +237,7 @@ final class ProcessDumper {
                 guard let content else { throw CheckpointError("dump", .mapping(piece, name: "", of: id), "this page can't be read") }
                 try body(run, piece, content)
                 done += UInt64(piece.count)
-                progress(done, runs.pages * 4096)
+                progress(done, total)
             }
         }
     }
