@@ -17,6 +17,7 @@ public final class IncomingMigration {
     private let hook: (_ point: String, _ root: ThreadID?, _ images: FileDescriptor) throws -> Void
     private let progress: (_ phase: String, _ done: UInt64, _ total: UInt64) -> Void
     private var settings: RestoreSettings
+    private let movesAddresses: Bool
     /// The migration that this one is, once its source has said so.
     private var id = ""
     private var isReady = false
@@ -37,13 +38,15 @@ public final class IncomingMigration {
     public convenience init(images directory: FileDescriptor? = nil) throws {
         try self.init(images: directory, listener: nil, settings: RestoreSettings(), log: Log(level: .silent))
     }
-    /// - Parameter listener: where a source that is in doubt comes back to.
+    /// - Parameters:
+    ///   - listener: where a source that is in doubt comes back to.
+    ///   - movesAddresses: whether `hook` may bring the tree's addresses here: that they are not here before is no reason to refuse it.
     package init(
-        images directory: FileDescriptor?, listener: MigrationListener?, settings: RestoreSettings, log: Log,
+        images directory: FileDescriptor?, listener: MigrationListener?, settings: RestoreSettings, movesAddresses: Bool = false, log: Log,
         hook: @escaping (_ point: String, _ root: ThreadID?, _ images: FileDescriptor) throws -> Void = { _, _, _ in },
         progress: @escaping (_ phase: String, _ done: UInt64, _ total: UInt64) -> Void = { _, _, _ in }
     ) throws {
-        (self.listener, self.settings, self.log, self.hook, self.progress) = (listener, settings, log, hook, progress)
+        (self.listener, self.settings, self.movesAddresses, self.log, self.hook, self.progress) = (listener, settings, movesAddresses, log, hook, progress)
         store = try directory.map { ImageStore(in: $0) } ?? ImageStore()
     }
 
@@ -137,6 +140,12 @@ public final class IncomingMigration {
         var request = restoreRequest(images)
         request.settings.processor = request.settings.processor ?? [.fpu, .ins]
         var report = RestoreCheck.run(request)
+        if movesAddresses {
+            report = CheckReport(report.command, report.verdicts.map { verdict in
+                guard verdict.grade == .fails, verdict.errno == EADDRNOTAVAIL else { return verdict }
+                return Verdict(warning: verdict.object, "this machine does not have its address yet", remedy: "the action script has to bring it at pre-restore")
+            })
+        }
         do { try Decision.checkPlace() } catch { report = CheckReport(report.command, report.verdicts + [Verdict(error, about: Decision.folder)]) }
         return report
     }

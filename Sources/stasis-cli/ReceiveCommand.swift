@@ -39,7 +39,7 @@ enum ReceiveCommand {
     private static func migration(_ session: Session, listener: MigrationListener?) throws -> IncomingMigration {
         let options = session.options, pidFile = options.pidFile.map(PidFile.init)
         return try IncomingMigration(
-            images: options.imagesDirectory == "." ? nil : session.images, listener: listener, settings: RestoreSettings(options), log: session.log,
+            images: options.imagesDirectory == "." ? nil : session.images, listener: listener, settings: RestoreSettings(options), movesAddresses: !options.actionScripts.isEmpty, log: session.log,
             hook: { point, root, images in
                 if point == HookPoint.postRestore.rawValue, let root { try pidFile?.write(root) }
                 try ActionScripts(options.actionScripts, images: images, log: session.log).run(HookPoint(rawValue: point)!, root: root)

@@ -15,7 +15,7 @@ extension EndToEnd {
             }
         }
 
-        @Test("moves a tree that writes all the time, and loses no byte", arguments: ["memory-writer", "memory-private", "tree", "threads", "pipes"])
+        @Test("moves a tree that writes all the time, and loses no byte", arguments: ["memory-writer", "tree", "threads"])
         func moves(workload: String) throws {
             try run(workload) { run, destination in
                 let result = try destination.migrate(["--json"] + (workload == "tree" ? [] : Destination.quick))
@@ -27,7 +27,7 @@ extension EndToEnd {
         }
 
         @Test("memory that follows a tree which runs there already is all there in the end") func large() throws {
-            try run("memory-writer", ["10240"]) { run, destination in
+            try run("memory-writer", ["4608"]) { run, destination in
                 let result = try destination.migrate(["--max-downtime", "1000", "--when-too-busy", "go-on"] + Destination.quick)
                 guard result.succeeded else { throw Failure("migrate: \(result)\n\(destination.log)") }
                 try destination.expectCopies(here: false, there: true)

@@ -9,5 +9,12 @@ extension EndToEnd {
             let result = try Command(script, ["3"], in: "/", environment: ["STASIS_BINARY": Binaries.stasis, "WORKLOAD_BINARY": Binaries.workload]).run(within: 120)
             #expect(result.succeeded, "\(result)")
         }
+
+        @Test("a server is migrated while its client streams, and its address with it: no byte is lost or doubled, no RST seen")
+        func migration() throws {
+            let script = #filePath.parentFolder.parentFolder + "/tcp-migration"
+            let result = try Command(script, [], in: "/", environment: ["STASIS_BINARY": Binaries.stasis, "WORKLOAD_BINARY": Binaries.workload]).run(within: 60)
+            #expect(result.succeeded, "\(result)")
+        }
     }
 }

@@ -54,7 +54,7 @@ import Testing
 
     @Test("a small tree is frozen after one round") func small() { #expect(policy.next(after: rounds((8, 20))) == .freeze) }
     @Test("a large one is looked at twice") func large() { #expect(policy.next(after: rounds((1024, 1000))) == .again) }
-    @Test("less than the limit left: freeze") func converged() { #expect(policy.next(after: rounds((1024, 1000), (100, 300))) == .freeze) }
+    @Test("less than the limit left: freeze") func converged() { #expect(policy.next(after: rounds((1024, 1000), (100, 520))) == .freeze) }
     @Test("within the limit, but a round would leave less than half: again") func better() {
         #expect(policy.next(after: rounds((1024, 1000), (100, 100))) == .again)
         #expect(policy.next(after: rounds((1024, 1000), (100, 100), (10, 10))) == .freeze)

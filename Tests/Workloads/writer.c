@@ -3,9 +3,9 @@
 
 enum { page = 4096, most = 65536, chunk = 16 };
 
-static int pages = 2048, chunks;       // as many as the first argument says
-static char *place[most / chunk];      // where each chunk of pages is now
-static uint32_t version[most];       // 0: zeros; otherwise filled with seed_of()
+static int pages = 2048, chunks;   // or as many as the first argument says, then all written
+static char *place[most / chunk];  // where each chunk of pages is now
+static uint32_t version[most];     // 0: zeros; otherwise filled with seed_of()
 static uint64_t state = 88172645463325252u;
 
 static uint64_t chance(void) {  // xorshift
@@ -93,7 +93,7 @@ WORKLOAD(memory_writer, "writes at random all the time: no write is lost between
     for (int i = 0; i < chunks; i++) {  // a quarter of them private mappings of a file of zeros
         place[i] = must((char *)mmap(NULL, chunk * page, PROT_READ | PROT_WRITE, MAP_PRIVATE | (i % 4 ? MAP_ANONYMOUS : 0), i % 4 ? -1 : file, 0));
     }
-    for (int i = 0; i < pages; i += 2) {
+    for (int i = 0; i < pages; i += argc > 1 ? 1 : 2) {
         version[i] = 1;
         fill(at(i), page, seed_of(i));
     }
