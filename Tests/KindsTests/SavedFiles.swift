@@ -42,6 +42,12 @@ final class SavedFiles {
         return RestoreContext(settings: settings, log: Log(level: .error), images: read, files: read.exists("files.img") ? try read.files() : [:])
     }
 
+    /// Puts another entry behind those of an image that is on disk.
+    func append(_ entry: PagemapEntry, to name: String) throws {
+        let file = try FileDescriptor.open(name, O_WRONLY | O_APPEND, at: directory.number)
+        try file.write(try ImageWriter.frame(entry))
+    }
+
     /// Makes all of them again, kind by kind.
     func restoreAll(_ adjust: (inout RestoreSettings) -> Void = { _ in }) throws -> RestoreContext {
         let context = try restore(adjust)

@@ -112,8 +112,8 @@ import Testing
         let shmid = UInt32(truncatingIfNeeded: try file.status().inode)
         var bad = PagemapEntry()
         (bad.vaddr, bad.compatNrPages, bad.nrPages, bad.flags) = ([8192, 0, 8192][how], 0, [1, 1, 1 << 40][how], 4)
-        try trip.dump.images.append("pagemap-shmem-\(shmid).img", bad)
         let context = try trip.restore()
+        try trip.append(bad, to: "pagemap-shmem-\(shmid).img")
         #expect(throws: CheckpointError.self) { try Memfd.make([context.files[entry.id]!], context) }
     }
 

@@ -20,6 +20,9 @@ struct Freeze {
 
     static func stop(_ root: ThreadID, _ settings: DumpSettings, _ log: Log) throws -> FrozenTree {
         var freeze = Freeze(root, settings, log)
+        // Between a task's stop and our taking back what the stop did to its system call (prepareThaw) a SIGKILL of ours could be seen.
+        let urgency = Urgency()
+        defer { withExtendedLifetime(urgency) {} }
         return try freeze.run()
     }
 
@@ -181,7 +184,7 @@ struct Freeze {
                         "freeze", .task(task.id), "it did not stop within \(settings.timeout) s" + waitsForChild(task.id), remedy: "give it more time with --timeout SECONDS")
                 }
                 // A stop takes some microseconds; a task in an uninterruptible wait may take long.
-                if pause < 50 { sched_yield() } else { usleep(min(pause, 2000)) }
+                if pause < 50 { sched_yield() } else { usleep(min(pause, 500)) }
                 pause = pause < 50 ? pause + 1 : min(pause * 2, 4096)
                 continue
             }
