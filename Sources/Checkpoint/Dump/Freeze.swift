@@ -176,16 +176,16 @@ struct Freeze {
 
     /// False when the task ended instead. A signal that comes first is delivered; the stop follows it.
     private func waitUntilStopped(_ task: TracedTask, of process: FrozenProcess) throws -> Bool {
-        var pause: UInt32 = 0
+        let told = Clock.monotonic()
         while true {
             guard let event = try CheckpointError.about("freeze", .task(task.id), { try task.wait(block: false) }) else {
-                if Clock.monotonic() > deadline {
+                let now = Clock.monotonic()
+                if now > deadline {
                     throw CheckpointError(
                         "freeze", .task(task.id), "it did not stop within \(settings.timeout) s" + waitsForChild(task.id), remedy: "give it more time with --timeout SECONDS")
                 }
-                // A stop takes some microseconds; a task in an uninterruptible wait may take long.
-                if pause < 50 { sched_yield() } else { usleep(min(pause, 500)) }
-                pause = pause < 50 ? pause + 1 : min(pause * 2, 4096)
+                // A stop takes some microseconds, for which looking again is quicker than sleeping; a task in an uninterruptible wait may take long.
+                if now - told > 200_000 { usleep(now - told > 20_000_000 ? 1000 : 100) }
                 continue
             }
             switch event {
