@@ -170,11 +170,11 @@ public struct PageImage: Sendable {
     public var bytes: UInt64 { runs.reduce(0) { $0 + UInt64($1.range.count) } }
 
     /// The bytes of a small range; nil where a page of it is in no file.
-    public func content(of range: Range<UInt64>) throws(SyscallError) -> [UInt8]? {
+    public func content(of range: Range<UInt64>) throws -> [UInt8]? {
         var content = [UInt8]()
         for run in runs(within: [range]) {
             guard run.range.lowerBound == range.lowerBound + UInt64(content.count) else { return nil }
-            content += try files[run.file].descriptor.read(run.range.count, at: Int(run.offset))
+            content += try PagesReader(files[run.file]).bytes(run.offset..<(run.offset + UInt64(run.range.count)))
         }
         return content.count == range.count ? content : nil
     }

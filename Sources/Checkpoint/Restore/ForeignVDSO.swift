@@ -19,12 +19,14 @@ struct ForeignVDSO {
         let range = entry.start..<entry.end
         let vvar = special.reduce(0) { $1.isCode ? $0 : $0 + $1.length }
         let sameSize = plan.vvar.map(\.length) == vvar && entry.length == special.reduce(0) { $1.isCode ? $0 + $1.length : $0 }
-        let saved = try images.pages.content(of: range)
-        guard let own = VDSO.ofThisKernel else { throw Self.refused(images.pid, range, "this kernel has no vDSO", remedy: "restore under a kernel that was started without vdso=0") }
-        if let saved, sameSize, saved == own.content { return nil }
-        guard let saved, let foreign = VDSO(saved) else {
+        guard let saved = try images.pages.content(of: range) else {
             if sameSize { return nil }
             throw Self.refused(images.pid, range, "it is another kernel's, and its pages are not in the images", remedy: "restore under the kernel of the dump")
+        }
+        guard let own = VDSO.ofThisKernel else { throw Self.refused(images.pid, range, "this kernel has no vDSO", remedy: "restore under a kernel that was started without vdso=0") }
+        if sameSize, saved == own.content { return nil }
+        guard let foreign = VDSO(saved) else {
+            throw Self.refused(images.pid, range, "it is not this kernel's, and what the images have of it is no library", remedy: "restore under the kernel of the dump")
         }
         for (thread, core) in [(images.pid, images.core)] + images.threads.map({ ($0.id, $0.core) }) {
             let ip = core.threadInfo.gpregs.ip
