@@ -28,8 +28,8 @@ struct Main {
     private static func run(_ options: Options) -> Int32 {
         for descriptor in options.closedDescriptors { close(descriptor) }
         switch options.command {
-        case .dump: return DumpCommand.run(options)
-        case .preDump: return PreDumpCommand.run(options)
+        case .dump: Foreground.run { DumpCommand.run(options) }
+        case .preDump: Foreground.run { PreDumpCommand.run(options) }
         case .dedup: return DedupCommand.run(options)
         case .keepTrackers: return KeepTrackersCommand.run()
         case .verify: return VerifyCommand.run(options)
@@ -44,7 +44,7 @@ struct Main {
         case .help: return HelpCommand.run(options)
         case .lazyPages: return LazyPagesCommand.run(options)
         case .pageServer: return PageServerCommand.run(options)
-        case .migrate: return MigrateCommand.run(options)
+        case .migrate: Foreground.run { MigrateCommand.run(options) }
         case .receive: return ReceiveCommand.run(options)
         case .service, .swrk, .exec, .show:
             return Failure(OptionError.notYet(options.command.rawValue, options.command.summary))

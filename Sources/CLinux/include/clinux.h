@@ -43,6 +43,9 @@ int clinux_spawn(int executable, int pid, int sibling, uint64_t flags, int keep)
 /// To be waited for with __WALL (wait4(2)). Returns its pid or minus errno.
 int clinux_guard(int pipe, const int32_t *descriptors, const int32_t *reuse, int count, void *stack, size_t stack_size);
 
+/// Runs `body` in a child process and answers its wait status, or minus an errno.
+int clinux_conduct(int (*body)(void *), void *context);
+
 /// The graft: a header (struct clinux_graft_header) followed by code. Position independent; see Graft/README.md.
 extern const unsigned char clinux_graft_begin[], clinux_graft_code[], clinux_graft_idle[], clinux_graft_park[], clinux_graft_end[];
 const unsigned char *clinux_graft_start(void);

@@ -25,7 +25,7 @@ struct CgroupFreezer {
     func freeze(until deadline: UInt64) throws {
         try CheckpointError.about("freeze", .file(control)) { try Files.write(versionTwo ? "1" : "FROZEN", to: control) }
         while !isFrozen {
-            if Clock.monotonic() > deadline {
+            if Clock.monotonic() > deadline || Foreground.isGone {
                 thaw()
                 throw CheckpointError("freeze", .file(control), "its tasks did not stop in time", remedy: "give them more with --timeout SECONDS")
             }

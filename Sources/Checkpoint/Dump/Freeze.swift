@@ -20,10 +20,8 @@ struct Freeze {
 
     static func stop(_ root: ThreadID, _ settings: DumpSettings, _ log: Log) throws -> FrozenTree {
         var freeze = Freeze(root, settings, log)
-        // Between a task's stop and our taking back what the stop did to its system call (prepareThaw) a SIGKILL of ours could be seen.
-        let urgency = Urgency()
-        defer { withExtendedLifetime(urgency) {} }
-        return try freeze.run()
+        // The program would see our death between a task's stop and our taking back what the stop did to its system call (prepareThaw).
+        return try Foreground.holding { try freeze.run() }
     }
 
     private mutating func run() throws -> FrozenTree {
@@ -71,15 +69,17 @@ struct Freeze {
         guard let process = tree.living.first(where: { $0.id == process }), let thread = process.threads.first(where: { $0.id == id }) else {
             throw CheckpointError("wake", .task(id), "it is no thread of task \(process)")
         }
-        try CheckpointError.about("wake", .task(id)) { try thread.task.run(while: body) }
-        try FrozenRegisters.prepareThaw(thread.task)
+        try Foreground.holding {
+            try CheckpointError.about("wake", .task(id)) { try thread.task.run(while: body) }
+            try FrozenRegisters.prepareThaw(thread.task)
+        }
         thread.registers = try FrozenRegisters(thread.task, nil)
         let now = Set(try Proc.threads(of: process.id))
         for ended in process.threads where !now.contains(ended.id) { while !ended.task.released, (try? ended.task.wait(block: false)) != nil {} }
         process.threads.removeAll { !now.contains($0.id) }
         var freeze = Freeze(tree.root.id, settings, log)
         process.isWhole = false
-        try freeze.seizeThreads(of: process)
+        try Foreground.holding { try freeze.seizeThreads(of: process) }
     }
 
     /// What would hurt or can't work, said before anything is touched.
@@ -184,6 +184,7 @@ struct Freeze {
                     throw CheckpointError(
                         "freeze", .task(task.id), "it did not stop within \(settings.timeout) s" + waitsForChild(task.id), remedy: "give it more time with --timeout SECONDS")
                 }
+                if now - told > 20_000_000, Foreground.isGone { throw CheckpointError("freeze", .task(root), "stasis was killed") }
                 // A stop takes some microseconds, for which looking again is quicker than sleeping; a task in an uninterruptible wait may take long.
                 if now - told > 200_000 { usleep(now - told > 20_000_000 ? 1000 : 100) }
                 continue

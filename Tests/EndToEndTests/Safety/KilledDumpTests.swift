@@ -12,14 +12,11 @@ extension EndToEnd {
         func harmsNobody(program: String) throws {
             var random = SplitMix(seed: Self.seed)
             var left = Self.kills / 4
-            // epoll_wait(2) says EINTR after any stop (signal(7)). We take that back as soon as the task stands; a SIGKILL in the microseconds
-            // between the two is seen by the program, and can't be undone by anybody. More than one kill in twenty is no coincidence.
-            var interruptions = program == "sleepers" ? max(Self.kills / 80, 1) : 0
-            while left > 0 { try round(program, trials: &left, random: &random, &interruptions) }
+            while left > 0 { try round(program, trials: &left, random: &random) }
         }
 
         /// One workload from start to its own check, with as many kills as fit (a sleeper wakes up some day).
-        private func round(_ program: String, trials: inout Int, random: inout SplitMix, _ interruptions: inout Int) throws {
+        private func round(_ program: String, trials: inout Int, random: inout SplitMix) throws {
             let run = try Run(program)
             var count = trials
             run.reporting(again: "STASIS_SEED=\(Self.seed) swift test --filter KilledDump", as: "killed-dump-\(program)") { run in
@@ -33,24 +30,19 @@ extension EndToEnd {
                 let duration = Date().timeIntervalSince(begin)
                 try sameConditions(run, before, "a whole dump -R")
                 try? FileManager.default.removeItem(atPath: run.images)
-                do {
-                    while count > 0 && Date() < end {
-                        count -= 1
-                        let keep = random.next(below: 2) == 0
-                        let delay = duration * Double(random.next(below: 1100)) / 1000
-                        _ = try run.dumpCommand(keep ? ["-R"] : []).run(within: 30, killAfter: delay)
-                        // Committed: its tasks are gone or going, some of them perhaps not before our kill.
-                        if exists(run.images + "/inventory.img") && !keep { return }
-                        try sameConditions(run, before, "SIGKILL after \(Int(delay * 1e6)) µs of dump \(keep ? "-R" : "")")
-                        try? FileManager.default.removeItem(atPath: run.images)
-                    }
-                    try run.dump(["-R"])
-                    try sameConditions(run, before, "the dump after all the kills")
-                    try run.checkItself(within: 60)
-                } catch {
-                    guard interruptions > 0, (String.contents(of: run.scratch + "/result") ?? "").contains("(Interrupted system call)") else { throw error }
-                    interruptions -= 1
+                while count > 0 && Date() < end {
+                    count -= 1
+                    let keep = random.next(below: 2) == 0
+                    let delay = duration * Double(random.next(below: 1100)) / 1000
+                    _ = try run.dumpCommand(keep ? ["-R"] : []).run(within: 30, killAfter: delay)
+                    // Committed: its tasks are gone or going, some of them perhaps not before our kill.
+                    if exists(run.images + "/inventory.img") && !keep { return }
+                    try sameConditions(run, before, "SIGKILL after \(Int(delay * 1e6)) µs of dump \(keep ? "-R" : "")")
+                    try? FileManager.default.removeItem(atPath: run.images)
                 }
+                try run.dump(["-R"])
+                try sameConditions(run, before, "the dump after all the kills")
+                try run.checkItself(within: 60)
             }
             trials = run.failed ? 0 : count
         }
