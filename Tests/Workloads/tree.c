@@ -105,6 +105,84 @@ WORKLOAD(sessions, "sessions and groups, also those whose leader is gone; orphan
     check(waitpid(-1, NULL, WNOHANG) == -1 && errno == ECHILD, "there is another child");
 }
 
+// Processes that are in the session of a task which is not their parent. Each has in `own_page` what the root had there at the fork, unless it wrote.
+static char *own_page;
+static pid_t tree_root;
+
+static void stray(void *parent_will_be_root) {
+    while (parent_will_be_root && getppid() != tree_root) pause_ms(1);
+    struct place place = place_of_self();
+    settle();
+    await_go();
+    check_place(place, "stray");
+    check_filled(own_page, 1 << 14, 1, "a stray's memory");
+    settle();
+}
+
+static void leaves_a_child(void *unused __attribute__((unused))) { fork_child(stray, ""); }
+
+static void leads_with_stray(void *unused __attribute__((unused))) {
+    must(setsid());
+    reap(fork_child(leaves_a_child, NULL));
+    fill(own_page, 1 << 14, 2);
+    struct place place = place_of_self();
+    settle();
+    await_go();
+    check_place(place, "leader with a stray");
+    check_filled(own_page, 1 << 14, 2, "a leader's memory");
+    settle();
+}
+
+static void leads_leader(void *unused __attribute__((unused))) {
+    must(setsid());
+    pid_t child = fork_child(leads_with_stray, NULL);
+    fill(own_page, 1 << 14, 3);
+    settle();
+    await_go();
+    check_filled(own_page, 1 << 14, 3, "memory of a leader's leader");
+    reap(child);
+}
+
+static void leaves_session_after_child(void *unused __attribute__((unused))) {
+    pid_t child = fork_child(stray, NULL);
+    must(setsid());
+    while (getppid() != tree_root) pause_ms(1);
+    settle();
+    await_go();
+    reap(child);
+}
+
+static void dead_leader_of_two(void *unused __attribute__((unused))) {
+    must(setsid());
+    fork_child(stray, "");
+    fork_child(leaves_session_after_child, NULL);
+}
+
+static void zombie_with_stray(void *unused __attribute__((unused))) {
+    must(setsid());
+    fork_child(stray, "");
+}
+
+WORKLOAD(strays, "processes in sessions of tasks that are not their parents: left by a job, by a dead leader in two places, by a zombie") {
+    must(prctl(PR_SET_CHILD_SUBREAPER, 1));
+    tree_root = getpid();
+    own_page = must((char *)mmap(NULL, 1 << 14, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+    fill(own_page, 1 << 14, 1);
+    fork_child(leads_leader, NULL);
+    fork_child(leads_with_stray, NULL);
+    reap(fork_child(dead_leader_of_two, NULL));
+    pid_t zombie = fork_child(zombie_with_stray, NULL);
+    must(waitid(P_PID, zombie, NULL, WEXITED | WNOWAIT));
+    await_settled(9);
+    ready();
+    await_settled(16);
+    for (int ended = 0, status; ended < 8; ended++) {
+        pid_t child = must(wait(&status));
+        check(status == 0, "child %d ended with status %#x", child, status);
+    }
+    check(waitpid(-1, NULL, WNOHANG) == -1 && errno == ECHILD, "there is another child");
+}
+
 static void exit_with(void *status) { _exit(*(int *)status); }
 
 static void die_of(void *signal_number) {

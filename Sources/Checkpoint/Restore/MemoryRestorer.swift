@@ -10,6 +10,7 @@ import Pages
 /// Makes the memory of one process: runs in its graft, reads pages straight into place.
 struct MemoryRestorer {
     let process: RestoringProcess
+    /// Whose memory it has from its birth.
     let parent: RestoringProcess?
     let context: RestoreContext
     let places: Places

@@ -173,8 +173,7 @@ package final class Restore {
         switch step {
         case .memory(let pid):
             let process = try self.process(pid)
-            let parent = plan.members.first { $0.pid == pid }.flatMap { processes[$0.parent] }
-            let memory = MemoryRestorer(process: process, parent: parent, context: context, places: places) { [request] in
+            let memory = MemoryRestorer(process: process, parent: process.original, context: context, places: places) { [request] in
                 request.progress("memory of \(pid)", $0, $1)
             }
             try CheckpointError.about("restore the memory of", .task(.init(pid))) { try memory.restore(&statistics) }
@@ -188,6 +187,7 @@ package final class Restore {
                 if its.fsID == others.fsID, its.fsID != 0 { flags |= 0x200 }
             }
             let made = try by.fork(ThreadID(pid), images: images, sibling: sibling, flags: flags, places: places)
+            made.original = by.images == nil ? by.original : by
             processes[pid] = made
             try enterCgroups(made, from: by.cgroupSet)
         case .newSession(let pid):
@@ -201,6 +201,12 @@ package final class Restore {
             try end(helper, status: 0)
             if let parent = makerParent(of: helper) { try parent.run { $0.call("wait4", SYS_wait4, .init(helper), 0, .init(0x4000_0000), 0) } }
             processes[helper] = nil
+        case .leave(let helper, let reaper):
+            // Only those subreapers stand in between that the state of a process makes, later (prctl(2), PR_SET_CHILD_SUBREAPER).
+            func reaps(_ on: Int32) throws { try process(reaper).run { $0.call("prctl(PR_SET_CHILD_SUBREAPER)", SYS_prctl, 36, .init(on), 0, 0, 0) } }
+            try reaps(1)
+            try perform(.end(helper: helper))
+            try reaps(0)
         case .die(let pid):
             try end(pid, status: Int32(bitPattern: input.zombies[pid]!.tc.exitCode))
             processes[pid] = nil

@@ -12,6 +12,8 @@ final class RestoringProcess: RestoredTask {
     /// Nil for a helper and for a zombie.
     let images: ProcessImages?
     let grafted: GraftedTask
+    /// The process whose memory it has from its birth: its maker, or whose memory that helper had. Not always its parent.
+    var original: RestoringProcess?
     /// Our end of the channel that gives descriptors to every process of the tree, and its number in this process.
     let channel: FileDescriptor
     /// Its number in this process: the same value in every process that shares the descriptor table.
