@@ -19,7 +19,17 @@ package final class DumpContext {
     package var savesMemory: Bool { purpose == .dump }
     /// What a check has found that a dump would refuse, in the order it was met.
     package private(set) var refusals: [CheckpointError] = []
-    package let settings: DumpSettings
+    /// Of those of `explain`, what an option answers.
+    package private(set) var needs: [(option: String, refusal: CheckpointError)] = []
+    /// What `explain` can't ask a plugin, for it would act.
+    package private(set) var left: [(subject: CheckpointError.Subject, plugin: String)] = []
+    /// Refusals and needs that are noted.
+    private var noted: Set<String> = []
+    package private(set) var settings: DumpSettings
+    /// `explain`: the settings with these options, too; nil when an option is of a feature that is not there.
+    package var granting: ((_ options: [String]) -> DumpSettings?)?
+    /// The options that the object which is being looked at was found to need.
+    private var granted: [String] = []
     package let log: Log
     package let images: DumpImages
     /// Processes of the tree (leaders), living ones, with the parent before its children.
@@ -57,20 +67,43 @@ package final class DumpContext {
         (self.settings, self.log, self.images, self.purpose) = (settings, log, images, purpose)
     }
 
-    /// Saves one object. In a dump a refusal is the end; a check notes it (nil) and goes on to the next object.
+    /// Saves one object. In a dump a refusal is the end; a check notes it (nil) and goes on to the next object. `explain` tries the object
+    /// again with the option that answers the refusal.
     @discardableResult
     package func attempt<Value>(_ body: () throws -> Value) throws -> Value? {
         guard purpose != .dump else { return try body() }
-        do { return try body() } catch let error as CheckpointError {
-            // Closed or ended while we looked at it: weather.
-            let gone: [Int32] = [ESRCH, ENOENT, EBADF]
-            if purpose == .explain, let errno = error.errno, gone.contains(errno.rawValue) { return nil }
-            if !refusals.contains(where: { $0.description == error.description }) { refusals.append(error) }
-            return nil
+        let outside = (settings, granted)
+        defer { (settings, granted) = outside }
+        while true {
+            do { return try body() } catch let error as CheckpointError {
+                // Closed or ended while we looked at it: weather.
+                let gone: [Int32] = [ESRCH, ENOENT, EBADF]
+                if purpose == .explain, let errno = error.errno, gone.contains(errno.rawValue) { return nil }
+                guard let option = error.option, !granted.contains(option), let more = granting?(granted + [option]) else {
+                    note(error)
+                    return nil
+                }
+                note(error, answeredBy: option)
+                settings = more
+                granted.append(option)
+            }
         }
     }
     /// What a refusal would be if it weren't a matter of its own: noted by a check, thrown by a dump.
-    package func refuse(_ error: CheckpointError) throws { try attempt { throw error } }
+    package func refuse(_ error: CheckpointError) throws {
+        if purpose == .dump { throw error }
+        if let option = error.option, granting?(granted + [option]) != nil { note(error, answeredBy: option) } else { note(error) }
+    }
+    private func note(_ error: CheckpointError, answeredBy option: String? = nil) {
+        guard noted.insert("\(option ?? "") \(error)").inserted else { return }
+        if let option { needs.append((option, error)) } else { refusals.append(error) }
+    }
+    /// Whether a plugin may save what is refused otherwise. A dump asks it; `explain` only notes it.
+    package func mayBePlugins(_ hook: PluginHook, _ name: String, _ subject: CheckpointError.Subject) -> Bool {
+        guard purpose == .explain, let plugin = plugins.candidate(for: hook, name) else { return false }
+        left.append((subject, plugin))
+        return true
+    }
 
     package func newFileID() -> UInt32 {
         defer { nextFileID += 1 }

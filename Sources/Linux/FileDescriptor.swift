@@ -55,14 +55,14 @@ public final class FileDescriptor: Sendable {
 
     /// ioctl(2) with a number as argument.
     @discardableResult
-    public func ioctl(_ name: String, _ request: UInt, _ argument: Int = 0) throws(SyscallError) -> Int {
-        try Syscall.call("ioctl(\(name))", SYS_ioctl, Int(number), Int(request), argument, on: .fd(number))
+    public func ioctl(_ name: @autoclosure () -> String, _ request: UInt, _ argument: Int = 0) throws(SyscallError) -> Int {
+        try Syscall.call("ioctl(\(name()))", SYS_ioctl, Int(number), Int(request), argument, on: .fd(number))
     }
 
     /// ioctl(2) that reads or fills `value`.
     @discardableResult
-    public func ioctl<Value>(_ name: String, _ request: UInt, _ value: inout Value) throws(SyscallError) -> Int {
-        try Syscall.call("ioctl(\(name))", SYS_ioctl, value: &value, at: 2, Int(number), Int(request), on: .fd(number))
+    public func ioctl<Value>(_ name: @autoclosure () -> String, _ request: UInt, _ value: inout Value) throws(SyscallError) -> Int {
+        try Syscall.call("ioctl(\(name()))", SYS_ioctl, value: &value, at: 2, Int(number), Int(request), on: .fd(number))
     }
 
     public func status() throws(SyscallError) -> FileStatus {

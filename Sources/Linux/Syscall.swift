@@ -46,6 +46,7 @@ public struct ThreadID: Hashable, Comparable, Sendable, RawRepresentable, Custom
     public static var current: ThreadID { ThreadID(getpid()) }
 }
 
+/// Their names are made up only where they are told.
 public enum Syscall {
     /// The system call as the kernel answers it: a result, or minus errno. Arguments may be addresses of live memory.
     @unsafe public static func raw(_ number: Int32, _ a: Int = 0, _ b: Int = 0, _ c: Int = 0, _ d: Int = 0, _ e: Int = 0, _ f: Int = 0) -> Int {
@@ -55,22 +56,22 @@ public enum Syscall {
     /// Runs `body`, which answers as the kernel does (minus errno on failure), again for as long as a signal interrupts it.
     @discardableResult
     public static func check(
-        _ call: String, _ operand: @autoclosure () -> SyscallError.Operand? = nil, _ body: () -> Int
+        _ call: @autoclosure () -> String, _ operand: @autoclosure () -> SyscallError.Operand? = nil, _ body: () -> Int
     ) throws(SyscallError) -> Int {
         while true {
             let result = body()
             if result >= 0 || result < -4095 { return result }
-            if result != -Int(EINTR) { throw SyscallError(call, operand(), Int32(-result)) }
+            if result != -Int(EINTR) { throw SyscallError(call(), operand(), Int32(-result)) }
         }
     }
 
     /// A system call of numbers only (no addresses), checked.
     @discardableResult
     public static func call(
-        _ name: String, _ number: Int32, _ a: Int = 0, _ b: Int = 0, _ c: Int = 0, _ d: Int = 0, _ e: Int = 0,
+        _ name: @autoclosure () -> String, _ number: Int32, _ a: Int = 0, _ b: Int = 0, _ c: Int = 0, _ d: Int = 0, _ e: Int = 0,
         on operand: @autoclosure () -> SyscallError.Operand? = nil
     ) throws(SyscallError) -> Int {
-        try check(name, operand()) { unsafe raw(number, a, b, c, d, e) }
+        try check(name(), operand()) { unsafe raw(number, a, b, c, d, e) }
     }
 
     /// The call with `address` as argument `slot` (0...4) and the others around it, again for as long as a signal interrupts it.
@@ -90,32 +91,32 @@ public enum Syscall {
     /// A system call whose argument `slot` (0...4) is the address of `path`.
     @discardableResult
     public static func call(
-        _ name: String, _ number: Int32, path: String, at slot: Int, _ a: Int = 0, _ b: Int = 0, _ c: Int = 0, _ d: Int = 0
+        _ name: @autoclosure () -> String, _ number: Int32, path: String, at slot: Int, _ a: Int = 0, _ b: Int = 0, _ c: Int = 0, _ d: Int = 0
     ) throws(SyscallError) -> Int {
         let result: Int = unsafe path.withCString { unsafe untilDone(number, address: Int(bitPattern: $0), at: slot, a, b, c, d) }
-        if result < 0 && result >= -4095 { throw SyscallError(name, .path(path), Int32(-result)) }
+        if result < 0 && result >= -4095 { throw SyscallError(name(), .path(path), Int32(-result)) }
         return result
     }
 
     /// A system call that reads or fills `value`, whose address is argument `slot`.
     @discardableResult
     public static func call<Value>(
-        _ name: String, _ number: Int32, value: inout Value, at slot: Int, _ a: Int = 0, _ b: Int = 0, _ c: Int = 0, _ d: Int = 0,
+        _ name: @autoclosure () -> String, _ number: Int32, value: inout Value, at slot: Int, _ a: Int = 0, _ b: Int = 0, _ c: Int = 0, _ d: Int = 0,
         on operand: @autoclosure () -> SyscallError.Operand? = nil
     ) throws(SyscallError) -> Int {
         let result: Int = unsafe withUnsafeMutablePointer(to: &value) { unsafe untilDone(number, address: Int(bitPattern: $0), at: slot, a, b, c, d) }
-        if result < 0 && result >= -4095 { throw SyscallError(name, operand(), Int32(-result)) }
+        if result < 0 && result >= -4095 { throw SyscallError(name(), operand(), Int32(-result)) }
         return result
     }
 
     /// A system call that reads or fills `bytes`, whose address is argument `slot`; the length is the caller's to pass.
     @discardableResult
     public static func call(
-        _ name: String, _ number: Int32, bytes: inout [UInt8], at slot: Int, _ a: Int = 0, _ b: Int = 0, _ c: Int = 0, _ d: Int = 0,
+        _ name: @autoclosure () -> String, _ number: Int32, bytes: inout [UInt8], at slot: Int, _ a: Int = 0, _ b: Int = 0, _ c: Int = 0, _ d: Int = 0,
         on operand: @autoclosure () -> SyscallError.Operand? = nil
     ) throws(SyscallError) -> Int {
         let result: Int = unsafe bytes.withUnsafeMutableBytes { unsafe untilDone(number, address: Int(bitPattern: $0.baseAddress), at: slot, a, b, c, d) }
-        if result < 0 && result >= -4095 { throw SyscallError(name, operand(), Int32(-result)) }
+        if result < 0 && result >= -4095 { throw SyscallError(name(), operand(), Int32(-result)) }
         return result
     }
 }

@@ -41,6 +41,9 @@ package final class CUDAPlugin: Plugin {
 
     package var obstacle: String? { isThere ? nil : "the program \(settings.program) is not in PATH" }
 
+    /// The driver lets go of the devices before the process is looked at.
+    package func mayTake(_ hook: PluginHook, _ name: String) -> Bool { isThere && (hook == .dumpFile || hook == .claimMapping) && name.hasPrefix("/dev/nvidia") }
+
     package func begin(_ stage: PluginStage, _ session: PluginSession) throws -> Bool {
         self.session = session
         switch stage {

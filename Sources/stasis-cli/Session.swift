@@ -64,7 +64,8 @@ struct Session {
 
     /// Our own plugins and those of --libdir.
     /// - Parameter needed: those that a restore's images name; nil for a dump.
-    func plugins(needed: NeededPlugins? = nil) throws -> PluginSet {
+    func plugins(needed: NeededPlugins? = nil) throws -> PluginSet { try Self.plugins(options, images: images, log, needed: needed) }
+    static func plugins(_ options: Options, images: FileDescriptor, _ log: Log, needed: NeededPlugins? = nil) throws -> PluginSet {
         var gpu = CUDAPlugin.Settings()
         (gpu.deviceMap, gpu.patience) = (options.gpuDeviceMap, options.pluginTimeout)
         return try PluginLoader.load(

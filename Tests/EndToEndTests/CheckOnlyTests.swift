@@ -160,6 +160,19 @@ import Testing
         #expect(result.output.contains("exit 0\n") && result.output.contains("dump 0\nrestore 0\nalive"), "\(result)")
     }
 
+    @Test("explain names each of a thousand connections, and the option once") func manyConnections() throws {
+        try """
+            import os, socket, time
+            l = socket.create_server(('127.0.0.1', 0)); held = []
+            for i in range(500): held.append(socket.create_connection(l.getsockname())); held.append(l.accept()[0])
+            open('ready', 'w')
+            time.sleep(1000)
+
+            """.write(toFile: directory + "/program.py", atomically: false, encoding: .utf8)
+        let result = try shell(start + "$S explain -t $P > told; echo exit $?; grep -c '^needs   --tcp-established: fd' told; grep -o -- '--tcp-established' told | wc -l")
+        #expect(result.output == "exit 0\n1000\n1002\n", "\(result)")
+    }
+
     @Test("explain says what no option answers") func refused() throws {
         try needy(refused: true)
         let answer = try object(try shell(start + "$S explain -t $P --json"))

@@ -134,7 +134,7 @@ package enum Dump {
         } catch {
             if !context.refusals.contains(where: { "\($0)" == "\(error)" }) { report.verdicts.append(Verdict(error, about: "task \(request.root)")) }
             // What the freeze does not get to, the running tree shows.
-            if context.processes.isEmpty, let explanation = try? Explanation(of: request.root, request.settings, request.log) {
+            if context.processes.isEmpty, let explanation = try? Explanation(of: request.root, request.settings, request.plugins, request.log) {
                 for refusal in explanation.refusals where refusal.cause != report.verdicts.last?.text { report.verdicts.append(Verdict(refusal, about: "task \(request.root)")) }
             }
         }

@@ -4,17 +4,25 @@ package import Kinds
 package import Linux
 
 /// What a dump of a running tree would refuse, found without stopping it: descriptors are taken out of the running tasks, and each kind
-/// is asked to save them into nothing (`DumpContext.Purpose.explain`). So what is refused, and in which words, stands with the kinds
-/// alone. What only a stopped task shows (the content of queues) stays unseen.
+/// is asked to save them into nothing (`DumpContext.Purpose.explain`), again with the option that a refusal names. So what is refused, and in
+/// which words, stands with the kinds alone. What only a stopped task shows (the content of queues) stays unseen.
 package struct Explanation: Sendable {
     package let root: ThreadID, name: String
     package private(set) var processes = 0, threads = 0, descriptors = 0
     package private(set) var refusals: [CheckpointError] = []
+    /// What an option answers.
+    package private(set) var needs: [(option: String, refusal: CheckpointError)] = []
+    /// What a plugin may save: only a dump asks it.
+    package private(set) var left: [(subject: CheckpointError.Subject, plugin: String)] = []
 
-    package init(of root: ThreadID, _ settings: DumpSettings, _ log: Log) throws {
+    /// - Parameter granting: the settings with these options; nil for an option that can't be had.
+    package init(
+        of root: ThreadID, _ settings: DumpSettings, _ plugins: PluginSet, _ log: Log, granting: (([String]) -> DumpSettings?)? = nil
+    ) throws {
         try Freeze.refuseWhatCannotBeDumped(root)
         (self.root, name) = (root, try TaskStat.of(root).comm)
         let context = DumpContext(settings: settings, log: log, images: try DumpImages.discarded(), purpose: .explain)
+        (context.granting, context.plugins) = (granting, plugins)
         let tree = Self.tree(root)
         var members = [TreePlan.Member](), living = [ThreadID]()
         for id in tree {
@@ -28,9 +36,9 @@ package struct Explanation: Sendable {
             (processes, threads) = (processes + 1, threads + ids.count)
         }
         context.processes = living
-        try context.attempt { _ = try TreePlan(members, shellJob: settings.shellJob) }
+        try context.attempt { _ = try TreePlan(members, shellJob: context.settings.shellJob) }
         descriptors = try context.attempt { try CheckpointError.about("dump", .task(root)) { try Self.look(living, context) } } ?? 0
-        refusals = context.refusals
+        (refusals, needs, left) = (context.refusals, context.needs, context.left)
     }
 
     /// The tree as it runs: a parent before its children.

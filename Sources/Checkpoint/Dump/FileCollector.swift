@@ -12,7 +12,8 @@ final class FileCollector {
     /// Open files met so far, in buckets of equal device, inode and flags, for eventfds (which have one inode) of equal id; within a
     /// bucket in the order of kcmp(2).
     private var known: [Bucket: [Met]] = [:]
-    private struct Bucket: Hashable { let device: UInt64, inode: UInt64, mode: UInt32, flags: UInt32, eventfd: String? }
+    /// - Parameter name: an eventfd's id; for `explain` the link.
+    private struct Bucket: Hashable { let device: UInt64, inode: UInt64, mode: UInt32, flags: UInt32, name: String? }
     private struct Met { let process: ThreadID, number: Int32, id: UInt32, type: FdTypes }
     /// Descriptors that came out of queues: kept, so that kcmp can compare with them.
     private var kept: [FileDescriptor] = []
@@ -54,12 +55,13 @@ final class FileCollector {
     }
 
     private func save(_ descriptor: FileDescriptor, process: ThreadID, number: Int32) throws -> Met {
+        if context.purpose == .explain { return try look(descriptor, process, number) }
         let status = try descriptor.status()
         let flags = UInt32(truncatingIfNeeded: try descriptor.control(F_GETFL))
         let path = "/proc/self/fd/\(descriptor.number)"
         let anonymous = status.type == 0 ? try Files.link(path) : nil
         let info = anonymous.map(Eventfd.isOne) == true ? try Proc.descriptorInfo(descriptor.number, of: .current) : nil
-        let bucket = Bucket(device: status.device, inode: status.inode, mode: status.mode, flags: flags, eventfd: info?["eventfd-id"])
+        let bucket = Bucket(device: status.device, inode: status.inode, mode: status.mode, flags: flags, name: info?["eventfd-id"])
         var low = 0, high = known[bucket]?.count ?? 0
         while low < high {
             let middle = (low + high) / 2
@@ -70,7 +72,7 @@ final class FileCollector {
             default: low = middle + 1
             }
         }
-        let link = try anonymous ?? (status.type == S_IFSOCK ? "socket:[\(status.inode)]" : Files.link(path))
+        let link = try anonymous ?? Self.link(descriptor, status)
         let file = OpenFile(id: context.newFileID(), descriptor: descriptor, process: process, number: number, status: status, flags: flags, link: link, info: info)
         let kind = try kind(of: file)
         let met = Met(process: process, number: number, id: file.id, type: kind.type)
@@ -80,12 +82,30 @@ final class FileCollector {
         return met
     }
 
+    /// For `explain`: what is refused of one opening of a file is refused of any other by the same name, so the kernel's comparisons are
+    /// saved. Anonymous files have one name, and each is looked at.
+    private func look(_ descriptor: FileDescriptor, _ process: ThreadID, _ number: Int32) throws -> Met {
+        let status = try descriptor.status(), flags = UInt32(truncatingIfNeeded: try descriptor.control(F_GETFL)), link = try Self.link(descriptor, status)
+        let bucket = Bucket(device: status.device, inode: status.inode, mode: status.mode, flags: flags, name: link)
+        if status.type != 0, let met = known[bucket]?.first { return met }
+        let file = OpenFile(id: context.newFileID(), descriptor: descriptor, process: process, number: number, status: status, flags: flags, link: link)
+        let kind = try kind(of: file)
+        if try !kind.postpones(file, context) { _ = try kind.dump(file, context) }
+        let met = Met(process: process, number: number, id: file.id, type: kind.type)
+        if status.type != 0 { known[bucket] = [met] }
+        return met
+    }
+
+    private static func link(_ descriptor: FileDescriptor, _ status: FileStatus) throws(SyscallError) -> String {
+        status.type == S_IFSOCK ? "socket:[\(status.inode)]" : try Files.link(descriptor.procPath)
+    }
+
     /// What no kind can save, a plugin may.
     private func kind(of file: OpenFile) throws -> any OpenFileKind.Type {
         let kind = OpenFileKinds.all.first { $0.claims(file) }
         let refusal = try Unsupported.reason(file) ?? (kind == RegularFile.self ? RegularFile.refusal(file, context) : nil)
         if let kind, refusal == nil { return kind }
-        if try context.plugins.dump(file: file.descriptor, id: file.id) { return PluginFile.self }
+        if try context.plugins.dump(file: file.descriptor, id: file.id) || context.mayBePlugins(.dumpFile, file.link, file.subject) { return PluginFile.self }
         throw refusal ?? CheckpointError("dump", file.subject, "files of this kind (\(file.link)) can't be saved", remedy: "close it in the program before the dump")
     }
 

@@ -85,6 +85,7 @@ package enum MemoryMap {
             status = [.regular, .socket]
             entry.shmid = UInt64(try PacketSocket.fileID(mapping: mapping, subject, context))
             entry.fdflags = try openMode()
+        case .unsupported where context.mayBePlugins(.claimMapping, mapping.name, subject): status = [.regular, .plugin]
         case .unsupported(let why):
             throw CheckpointError("dump", subject, why)
         }

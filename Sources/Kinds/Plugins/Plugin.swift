@@ -49,6 +49,9 @@ package protocol Plugin: AnyObject {
     /// Why it can't do its work on this machine, for a restore whose images need it: "the program cuda-checkpoint is not in PATH".
     var obstacle: String? { get }
 
+    /// Whether it may save such an object, as far as that can be told without asking it. - Parameter name: of the file or mapping.
+    func mayTake(_ hook: PluginHook, _ name: String) -> Bool
+
     /// Before anything of the tree is touched. False: it takes no part in this.
     func begin(_ stage: PluginStage, _ session: PluginSession) throws -> Bool
     /// The last call, always. After a dump whose tree runs on it lets devices go on.
@@ -95,6 +98,7 @@ package struct UpdatedMapping {
 
 extension Plugin {
     package var obstacle: String? { nil }
+    package func mayTake(_ hook: PluginHook, _ name: String) -> Bool { hooks.contains(hook) && obstacle == nil }
     package func begin(_ stage: PluginStage, _ session: PluginSession) throws -> Bool { true }
     package func end(_ stage: PluginStage, _ ending: PluginEnding) throws {}
     package func dump(unixSocket: FileDescriptor, id: UInt32) throws -> Bool { false }

@@ -23,6 +23,9 @@ package final class PluginSet {
     /// Whether one that is here could take part with this hook, before any was started.
     package func offers(_ hook: PluginHook) -> Bool { plugins.contains { $0.hooks.contains(hook) } }
 
+    /// The first that may save such an object; none was started.
+    package func candidate(for hook: PluginHook, _ name: String) -> String? { plugins.first { $0.mayTake(hook, name) }?.name }
+
     /// Whether every plugin that the images need is here and can work.
     package func check(_ inventory: InventoryEntry) throws(CheckpointError) {
         guard case .these(let names) = inventory.neededPlugins else { return }

@@ -44,7 +44,7 @@ package enum InetSocket: OpenFileKind {
                 if info.shutdown & 3 != 0 { socket.shutdown = SkShutdown(rawValue: Int(info.shutdown & 3)) ?? .none }
             }
             socket.fown = try file.owner()
-            socket.opts = try SocketOptions.dump(file.descriptor, credentials: false, extras: kind.extras(socket))
+            socket.opts = try SocketOptions.dump(file.descriptor, credentials: false, extras: context.purpose == .explain ? [] : kind.extras(socket))
             if file.status.uid != 0 { socket.opts.ownerUid = file.status.uid }
             if file.status.gid != 0 { socket.opts.ownerGid = file.status.gid }
             if socket.family == InetAddress.ipv6 { socket.v6Only = try file.descriptor.intOption(InetOption.v6only, level: InetOption.ipv6) != 0 }

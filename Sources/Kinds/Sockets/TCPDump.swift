@@ -24,13 +24,13 @@ package final class TCPDump: DumpState {
                 remedy: "save it with --tcp-established, or leave it out with --tcp-close (the program then finds it closed)",
                 option: "--tcp-established")
         }
+        if context.purpose == .explain { return }  // nothing more can be told of a connection that goes on
         if files.isEmpty { context.late.append { [unowned context] in try self.save(context) } }
         files.append(file)
     }
 
     private func save(_ context: DumpContext) throws {
-        // A tree that runs on (explain) is not to notice anything; one that only stands (check) is not to lose packets.
-        if context.purpose == .explain { return }
+        // A tree that only stands (check) is not to lose packets.
         let keeps = context.settings.tcpEstablished && !context.settings.tcpClose
         if keeps && context.settings.locksNetwork && context.purpose == .dump { try hold(context) }
         let fresh = InetDump()

@@ -101,6 +101,7 @@ package final class UnixDump: DumpState {
                 let title = "socket \(inode)" + (peer?.name.map { " (\(UnixName.shown($0)))" } ?? "")
                 let isPlugins = reachedByPlugins.contains(inode)
                 guard named || isPlugins || context.settings.externalUnixSockets else {
+                    if context.mayBePlugins(.dumpUnixSocket, "", subject) { return }
                     throw CheckpointError(
                         "dump", subject, "its peer, \(title), is outside the tree",
                         remedy: "dump from a common parent of both, or let the restore connect to it by name: --external unix[\(info.inode)]",

@@ -35,7 +35,7 @@ package enum UnixSocket: OpenFileKind {
         socket.backlog = info.writeQueue
         socket.peer = try state.peer(of: info, file, context)
         socket.fown = try file.owner()
-        socket.opts = try CheckpointError.about("dump", file.subject) { try SocketOptions.dump(file.descriptor, credentials: true) }
+        socket.opts = try CheckpointError.about("dump", file.subject) { try SocketOptions.dump(file.descriptor, credentials: true, extras: context.purpose == .explain ? [] : ExtraOptions.all) }
         socket.name = .init(imageBytes: info.name ?? [])
         if let name = info.name, let first = name.first, first != 0 { try UnixName.dump(name, file, into: &socket) }
         if info.shutdown != 0 { socket.shutdown = SkShutdown(rawValue: Int(info.shutdown & 3)) ?? .none }
