@@ -41,11 +41,11 @@ struct GraftSlot {
 /// graft that knows the scratch mapping, or there is none.
 public final class ProcessGraft {
     public let process: ThreadID
-    private let slots: [GraftSlot]
-    private let scratch: ScratchLayout
-    private var current: (grafted: GraftedTask, slot: Int)?
+    let slots: [GraftSlot]
+    let scratch: ScratchLayout
+    private(set) var current: (grafted: GraftedTask, slot: Int)?
     private let virtualProcess: Int32?
-    private let caught: UInt64
+    let caught: UInt64
 
     /// Bytes of the task's memory that hold grafts while this lives; they were zero before and are zero after.
     public var ranges: [Range<UInt64>] { slots.map { $0.base..<($0.base + GraftSlot.size) } }

@@ -144,6 +144,19 @@ public final class GraftedTask {
         }
     }
 
+    /// The thread ends; nothing of it is left in its process.
+    public func exit() throws(SyscallError) {
+        var batch = self.batch()
+        batch.call("exit", SYS_exit, 0)
+        try start(&batch)
+        while !task.released {
+            switch try task.wait()! {
+            case .exited, .killed: return
+            default: try task.continue()
+            }
+        }
+    }
+
     /// What the graft does when no tracer is there any more, before it puts the task back: close these descriptors of the task.
     public func setCleanup(closing descriptors: [Int32]) throws(SyscallError) {
         precondition(descriptors.count < ScratchLayout.reservedCalls)

@@ -56,17 +56,4 @@ public enum Workspace {
         let scratch = ScratchLayout(base: leader.layout.base + UInt64(leader.layout.size), size: helperSize)
         return try GraftedTask(entering: task, of: leader.process, slot: slot, scratch: scratch, caught: 0)
     }
-
-    /// Its end: nothing of it is left in the process.
-    public static func end(_ helper: GraftedTask) throws(SyscallError) {
-        var batch = helper.batch()
-        batch.call("exit", SYS_exit, 0)
-        try helper.start(&batch)
-        while !helper.task.released {
-            switch try helper.task.wait()! {
-            case .exited, .killed: return
-            default: try helper.task.continue()
-            }
-        }
-    }
 }

@@ -48,6 +48,10 @@ package final class DumpContext {
     package var beforeKill: [() throws -> Void] = [], afterKill: [() -> Void] = []
     /// What is left to do when every process has been saved, before the commit.
     package var late: [() throws -> Void] = []
+    /// What is done when the tree runs again, before the commit (--snapshot).
+    package var background: [() throws -> Void] = []
+    /// Ends the copies that this is done from, as far as there still are any.
+    package var endCopies: [() -> Void] = []
     package var statistics = DumpStatsEntry.zero
     /// What the kernel does not give out, they may.
     package var plugins = PluginSet()

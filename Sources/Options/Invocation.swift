@@ -113,6 +113,10 @@ extension Options {
         if [.dump, .preDump].contains(command), sendsToPageServer, compression != nil { throw .usage("--compress and --page-server exclude each other: the server keeps pages as they come") }
         if command == .dump, lazyPages, sendsToPageServer { throw .usage("--lazy-pages and --page-server exclude each other", try: "dump --lazy-pages --port N") }
         if command == .dump, leaveRunning, leaveStopped { throw .usage("--leave-running and --leave-stopped exclude each other") }
+        if command == .dump, snapshot {
+            if leaveStopped { throw .usage("--snapshot and --leave-stopped exclude each other: a snapshot lets the tree run on") }
+            if lazyPages { throw .usage("--snapshot and --lazy-pages exclude each other: pages that come later are those of a tree that stands") }
+        }
         if command == .restore {
             if restoreSibling, !restoreDetached {
                 throw .usage("--restore-sibling makes sense only with --restore-detached", try: "restore -d -S")

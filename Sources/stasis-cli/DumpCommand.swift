@@ -44,7 +44,7 @@ enum DumpCommand {
 extension DumpSettings {
     init(_ options: Options) {
         self.init()
-        ending = options.leaveRunning ? .leaveRunning : options.leaveStopped ? .leaveStopped : .kill
+        ending = options.leaveRunning || options.snapshot ? .leaveRunning : options.leaveStopped ? .leaveStopped : .kill
         shellJob = options.shellJob
         linkRemap = options.linkRemap
         ghostLimit = options.ghostLimit
@@ -65,6 +65,7 @@ extension DumpSettings {
         postponesPages = options.lazyPages
         tracksMemory = options.trackMemory
         preDumpReads = options.preDumpMode == .read
+        snapshots = options.snapshot
         unprivileged = options.unprivileged
         cgroups = CgroupSettings(options)
         processor = options.cpuCapabilities != nil

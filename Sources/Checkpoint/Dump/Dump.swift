@@ -19,6 +19,8 @@ package import Pages
 /// 6. hook `post-dump`, while the tree still stands: its failure thaws the tree;
 /// 7. the hand-over to whoever restores it elsewhere, which decides about the end;
 /// 8. the end asked for: kill, stop or run on. Where the tree goes on, whatever the reason, plugins first let its devices go on.
+///
+/// With --snapshot the tree runs on after 4: private memory was copied (fork(2)) and is written from the copies then, before 5.
 package enum Dump {
     package struct Request {
         package var root: ThreadID
@@ -81,7 +83,13 @@ package enum Dump {
         do {
             try request.plugins.checkpointDevices(of: tree.living.map(\.id))
             var postponed: [UInt32: [Range<UInt64>]] = [:]
-            var result = try save(tree, context, request, commit, incremental, &postponed)
+            var result = try save(tree, context, incremental, request, &postponed)
+            if request.settings.snapshots {
+                letRun(tree, context, request)
+                result.statistics.frozenTime = UInt32(truncatingIfNeeded: (Clock.monotonic() - tree.began) / 1000)
+                for step in context.background { try step() }
+            }
+            try finish(context, request, commit, incremental, &result)
             try request.hook("post-dump")
             if let give = request.give { try give(FrozenPageSource(postponed)) }
             let ending = try request.handOver.map { try $0(tree) } ?? request.settings.ending
@@ -92,24 +100,30 @@ package enum Dump {
                 for step in context.afterKill { step() }
                 request.plugins.end(.done(treeRuns: false))
             case .leaveStopped, .leaveRunning:
-                request.plugins.end(.done(treeRuns: true))
-                for undo in context.undo.reversed() { undo() }
-                tree.thaw(stopped: ending == .leaveStopped)
+                if !request.settings.snapshots { letRun(tree, context, request, stopped: ending == .leaveStopped) }
             }
             let ended = Clock.monotonic()
             if ending != .kill { incremental.finish(succeeded: true) }
-            result.statistics.frozenTime = UInt32(truncatingIfNeeded: (ended - tree.began) / 1000)
+            if !request.settings.snapshots { result.statistics.frozenTime = UInt32(truncatingIfNeeded: (ended - tree.began) / 1000) }
             result.totalMicroseconds = (ended - began) / 1000
             try writeStatistics(result.statistics, to: request.work)
             return result
         } catch {
             request.plugins.end(.failed)
             for undo in context.undo.reversed() { undo() }
+            for end in context.endCopies { end() }
             commit.rollBack()
             tree.thaw()
             incremental.finish(succeeded: false)
             throw error
         }
+    }
+
+    private static func letRun(_ tree: FrozenTree, _ context: DumpContext, _ request: Request, stopped: Bool = false) {
+        request.plugins.end(.done(treeRuns: true))
+        for undo in context.undo.reversed() { undo() }
+        context.undo = []
+        tree.thaw(stopped: stopped)
     }
 
     /// `dump --check-only`: all that a dump would refuse. The tree stands for as long as a dump's would without the writing of memory,
@@ -129,7 +143,8 @@ package enum Dump {
             }
             var postponed: [UInt32: [Range<UInt64>]] = [:]
             let incremental = try Incremental(root: request.root, previous: nil, tracks: false, run: RunID.make(), images: request.images, request.log)
-            let result = try save(tree, context, request, commit, incremental, &postponed)
+            var result = try save(tree, context, incremental, request, &postponed)
+            try finish(context, request, commit, incremental, &result)
             report.verdicts.append(Verdict(ok: "the tree of task \(request.root)", "\(result.processes) processes and \(result.threads) threads stood still for it"))
         } catch {
             if !context.refusals.contains(where: { "\($0)" == "\(error)" }) { report.verdicts.append(Verdict(error, about: "task \(request.root)")) }
@@ -144,8 +159,7 @@ package enum Dump {
     }
 
     private static func save(
-        _ tree: FrozenTree, _ context: DumpContext, _ request: Request, _ commit: Commit, _ incremental: Incremental,
-        _ postponed: inout [UInt32: [Range<UInt64>]]
+        _ tree: FrozenTree, _ context: DumpContext, _ incremental: Incremental, _ request: Request, _ postponed: inout [UInt32: [Range<UInt64>]]
     ) throws -> Result {
         let clocks = TimeNamespace.clocks()
         context.processes = tree.living.map(\.view)
@@ -179,16 +193,22 @@ package enum Dump {
         try context.plugins.dumpDevicesLate(of: context.processes)
         for late in context.late { try context.attempt { try CheckpointError.about("dump", .task(tree.root.id)) { try late() } } }
         if request.settings.processor { try context.images.append(Processor.image, Processor.here()) }
-        if let server = context.receiver as? PageServerClient { try server.finish() }
 
         context.statistics.freezingTime = UInt32(truncatingIfNeeded: (tree.stood - tree.began) / 1000)
-        if let first = context.refusals.first { throw first }
-        try commit.finish(context.images, inventory: inventory(context, cgroups, incremental))
         var result = Result()
-        result.statistics = context.statistics
         (result.processes, result.threads) = (tree.processes.count, tree.threadCount)
-        result.bytes = context.statistics.pagesWritten * 4096
         return result
+    }
+
+    /// Everything is written: the commit.
+    private static func finish(_ context: DumpContext, _ request: Request, _ commit: Commit, _ incremental: Incremental, _ result: inout Result) throws {
+        if let server = context.receiver as? PageServerClient { try server.finish() }
+        if let first = context.refusals.first { throw first }
+        try commit.finish(context.images, inventory: inventory(context, incremental))
+        let frozen = result.statistics.frozenTime
+        result.statistics = context.statistics
+        result.statistics.frozenTime = frozen
+        result.bytes = context.statistics.pagesWritten * 4096
     }
 
     private static func parent(of process: FrozenProcess, in tree: FrozenTree) -> ThreadID? {
@@ -216,7 +236,7 @@ package enum Dump {
         try context.images.append("core-\(process.id).img", core)
     }
 
-    private static func inventory(_ context: DumpContext, _ cgroups: CgroupSets, _ incremental: Incremental) -> InventoryEntry {
+    private static func inventory(_ context: DumpContext, _ incremental: Incremental) -> InventoryEntry {
         var entry = InventoryEntry()
         entry.imgVersion = 2
         entry.fdinfoPerID = true
@@ -224,7 +244,7 @@ package enum Dump {
         var ids = Namespaces.ownIDs
         (ids.vmID, ids.filesID, ids.fsID, ids.sighandID) = (1, 1, 1, 1)
         entry.rootIds = ids
-        if !cgroups.ignored { entry.rootCgSet = 1 }
+        if !context.settings.cgroups.ignored { entry.rootCgSet = 1 }
         entry.lsmtype = .noLsm
         // 1 nftables, 2 skip: whether a lock is left for the restore, which is one of the last steps.
         entry.networkLockMethod = context.settings.locksNetwork && !context.beforeKill.isEmpty ? 1 : 2

@@ -193,7 +193,7 @@ final class ProcessDumper {
         let scan = try PageScan(of: view)
         let own = try scan.ownPages(in: 0x1000..<AddressSpace.end)
         let trackable = MemoryMap.trackable(mappings, scratch: graft.scratchRange)
-        let unchanged = try incremental?.unchanged(of: id, startTime: process.startTime, in: trackable, scan, remote: try context.receiver?.open(.task(UInt32(id.rawValue)))) ?? []
+        let unchanged = try incremental?.unchanged(of: id, startTime: process.startTime, in: trackable, scan, remote: try askReceiver()) ?? []
         let runs = PageRuns(own: own, in: mm.vmas, unchanged: unchanged, postponed: context.settings.postponesPages)
         postponed = runs.runs.filter { $0.flags == PageRuns.lazy }.map(\.range)
         for range in try guardRanges(scan) {
@@ -203,7 +203,8 @@ final class ProcessDumper {
             mm.vmas.append(entry)
         }
         let collected = Clock.monotonic()
-        if let receiver = context.receiver { try send(runs, to: receiver, blanks: graft.ranges) } else { try save(runs, grafted, graft, used: used, mayWrite: fileSizeLimit) }
+        let source = PageSource(process: view, grafted: grafted, used: used, mayWrite: fileSizeLimit == UInt64.max, blanks: graft.ranges)
+        if let copy = snapshot(graft) { try saveLater(runs, now: source, later: copy, notCopied: mappings.filter { !$0.isCopiedByFork }.map { $0.start..<$0.end }) } else { try save(runs, from: source) }
         try incremental?.follow(id, startTime: process.startTime, in: trackable, scan, used: used) { grafted }
         let ended = Clock.monotonic()
         context.statistics.memdumpTime += UInt32(truncatingIfNeeded: (collected - began) / 1000)
@@ -214,78 +215,136 @@ final class ProcessDumper {
         context.statistics.pagesLazy += postponed.reduce(0) { $0 + UInt64($1.count) / 4096 }
     }
 
-    /// To a page server, through our buffer: a target blocked in a write to a socket could not be let go at any moment.
-    private func send(_ runs: PageRuns, to receiver: any PageReceiver, blanks: [Range<UInt64>]) throws {
-        try copy(runs, blanks: blanks, other: { try receiver.add($0.range, flags: $0.flags) }) { run, piece, content in
-            try receiver.add(piece, flags: run.flags)
-            try CheckpointError.about("send", .object("pages of task \(id)"), remedy: "see the page server's log") { try content.write(to: receiver.stream) }
+    /// Whether a page server has pages of the process from the dump before. Where they are not sent at once it is opened later.
+    private func askReceiver() throws -> Bool? {
+        let subject = PageSubject.task(UInt32(id.rawValue))
+        return try context.settings.snapshots ? context.receiver?.hasParent(subject) : context.receiver?.open(subject)
+    }
+
+    /// Whom the pages are taken from: the process itself, or its copy.
+    private struct PageSource {
+        let process: ThreadID, grafted: GraftedTask
+        /// Its descriptors.
+        let used: [Int32]
+        /// Whether a limit of file sizes (RLIMIT_FSIZE) keeps it from writing its pages itself.
+        let mayWrite: Bool
+        /// Where our grafts stand there were zeros before: the image shows zeros.
+        let blanks: [Range<UInt64>]
+    }
+
+    /// --snapshot: the process as it stands, in a copy that is written when the tree runs again. Nil where it is written at once.
+    private func snapshot(_ graft: ProcessGraft) -> GraftedTask? {
+        guard context.settings.snapshots, context.savesMemory else { return nil }
+        // A helper that has just been born does not die with us yet.
+        do { return try Foreground.holding { try graft.copyProcess() } } catch {
+            context.log.warn("--snapshot: task \(id) stands until it is written: it can't be copied: \(error)")
+            return nil
         }
     }
 
-    /// Pages that we read, piece by piece, in the order of the runs.
-    /// - Parameter other: told of runs without content.
-    private func copy(
-        _ runs: PageRuns, blanks: [Range<UInt64>], other: (PageRuns.Run) throws -> Void, _ body: (PageRuns.Run, Range<UInt64>, PageBuffer) throws -> Void
-    ) throws {
-        var copier = PageCopier(of: view, PageBuffer())
-        copier.blanks = blanks
-        let total = runs.pages * 4096
-        var done: UInt64 = 0
-        for run in runs.runs {
-            guard run.flags & PageRuns.present != 0 else { try other(run); continue }
-            try copier.copy(run.range) { piece, content in
-                guard let content else { throw CheckpointError("dump", .mapping(piece, name: "", of: id), "this page can't be read") }
-                try body(run, piece, content)
-                done += UInt64(piece.count)
-                progress(done, total)
+    private func saveLater(_ runs: PageRuns, now: PageSource, later copy: GraftedTask, notCopied: [Range<UInt64>]) throws {
+        let later = PageSource(process: copy.task.id, grafted: copy, used: [], mayWrite: now.mayWrite, blanks: now.blanks)
+        let end = {
+            if copy.task.released { return }
+            _ = Glibc.kill(copy.task.id.rawValue, SIGKILL)
+            while !copy.task.released, (try? copy.task.wait()) != nil {}
+        }
+        context.endCopies.append(end)
+        let (uncopied, copied) = runs.pieces.cut(at: notCopied)
+        // Pages that are compressed or sent go in their order, all from one source.
+        if context.receiver != nil || context.settings.compression != nil, !uncopied.isEmpty {
+            context.log.warn("--snapshot: task \(id) stands until it is written: it has memory that fork(2) does not copy")
+            end()
+            return try save(runs, from: now)
+        }
+        let pages = try openImage(runs)
+        if let pages, !pages.isCompressed { try write(uncopied, of: runs, to: pages, from: now) }
+        context.background.append { [self] in
+            let began = Clock.monotonic()
+            try CheckpointError.about("dump", .task(id)) {
+                if let pages, !pages.isCompressed {
+                    try write(copied, of: runs, to: pages, from: later)
+                    try pages.isWhole(runs.pages * 4096)
+                } else {
+                    _ = try context.receiver?.open(.task(UInt32(id.rawValue)))
+                    try copyOut(runs, from: later, to: pages)
+                }
             }
+            end()
+            context.statistics.memwriteTime += UInt32(truncatingIfNeeded: (Clock.monotonic() - began) / 1000)
         }
     }
 
-    /// Into the image directory, by the process itself.
-    private func save(_ runs: PageRuns, _ grafted: GraftedTask, _ graft: ProcessGraft, used: [Int32], mayWrite fileSizeLimit: UInt64) throws {
+    private func save(_ runs: PageRuns, from source: PageSource) throws {
+        if context.settings.snapshots { _ = try context.receiver?.open(.task(UInt32(id.rawValue))) }
+        let pages = try openImage(runs)
+        if let pages, !pages.isCompressed {
+            try write(runs.pieces, of: runs, to: pages, from: source)
+            try pages.isWhole(runs.pages * 4096)
+        } else if pages != nil || context.receiver != nil { try copyOut(runs, from: source, to: pages) }
+    }
+
+    /// Nil where the pages go to a page server, or nowhere: then only the pagemap is written.
+    private func openImage(_ runs: PageRuns) throws -> NewPagesFile? {
+        if context.receiver != nil { return nil }
         let pagesID = context.newPagesID(), pagemap = "pagemap-\(id).img"
         guard context.savesMemory else {
             var head = PagemapHead()
             head.pagesID = pagesID
-            return try context.images.write(pagemap, [head] + runs.entries())
+            try context.images.write(pagemap, [head] + runs.entries())
+            return nil
         }
-        let pages = try context.images.pagesFile(pagesID, pagemap: pagemap), image = pages.file
+        let pages = try context.images.pagesFile(pagesID, pagemap: pagemap)
         pages.entries = runs.entries()
-        if pages.isCompressed {
-            try copy(runs, blanks: graft.ranges, other: { _ in }) { _, _, content in try pages.append(content) }
-            return try pages.isWhole()
-        }
+        return pages
+    }
+
+    /// Into the image directory, by the process or its copy itself.
+    private func write(_ pieces: [PageRuns.Piece], of runs: PageRuns, to pages: NewPagesFile, from source: PageSource) throws {
         var lent: [Int32] = []
-        if runs.pages > 16, fileSizeLimit == UInt64.max { lent = (try? grafted.lend([image], used: used)) ?? [] }
-        var writer = PageWriter(image: image, name: pages.name, process: view)
-        let total = UInt64(runs.pages) * 4096
+        if pieces.reduce(0, { $0 + $1.range.count }) > 16 * 4096, source.mayWrite { lent = (try? source.grafted.lend([pages.file], used: source.used)) ?? [] }
+        var writer = PageWriter(image: pages.file, name: pages.name, process: source.process)
+        let total = UInt64(runs.pages) * 4096, isAll = pieces.count == runs.pieces.count
         writer.report = { [progress] in
             progress($0, total)
-            pages.grew(to: $0)
+            // From the beginning without a gap.
+            if isAll { pages.grew(to: $0) }
         }
-        try writer.write(runs, by: grafted, lent: lent.first)
-        if !lent.isEmpty { try grafted.takeBack(lent) }
-        try eraseGrafts(graft.ranges, runs, pages)
-        try pages.isWhole(total)
+        try writer.write(pieces, by: source.grafted, lent: lent.first)
+        if !lent.isEmpty { try source.grafted.takeBack(lent) }
+        for piece in pieces.cut(at: source.blanks).inside {
+            try pages.file.write([UInt8](repeating: 0, count: piece.range.count), at: Int(piece.offset))
+            pages.changed(piece.offset..<(piece.offset + UInt64(piece.range.count)))
+        }
+    }
+
+    /// Through our buffer, piece by piece, in the order of the runs: compressed, or to a page server (a target blocked in a write to a socket could
+    /// not be let go at any moment).
+    private func copyOut(_ runs: PageRuns, from source: PageSource, to pages: NewPagesFile?) throws {
+        var copier = PageCopier(of: source.process, PageBuffer())
+        copier.blanks = source.blanks
+        let total = runs.pages * 4096, receiver = context.receiver
+        var done: UInt64 = 0
+        for run in runs.runs {
+            guard run.flags & PageRuns.present != 0 else {
+                try receiver?.add(run.range, flags: run.flags)
+                continue
+            }
+            try copier.copy(run.range) { piece, content in
+                guard let content else { throw CheckpointError("dump", .mapping(piece, name: "", of: id), "this page can't be read") }
+                if let receiver {
+                    try receiver.add(piece, flags: run.flags)
+                    try CheckpointError.about("send", .object("pages of task \(id)"), remedy: "see the page server's log") { try content.write(to: receiver.stream) }
+                } else { try pages?.append(content) }
+                done += UInt64(piece.count)
+                progress(done, total)
+            }
+        }
+        try pages?.isWhole()
     }
 
     private func guardRanges(_ scan: PageScan) throws -> [Range<UInt64>] {
         try scan.guardRanges(in: 0x1000..<AddressSpace.end)
-    }
-
-    /// Where our grafts stand there were zeros before: the image shows zeros.
-    private func eraseGrafts(_ ranges: [Range<UInt64>], _ runs: PageRuns, _ pages: NewPagesFile) throws {
-        var offset: UInt64 = 0
-        for run in runs.runs where run.flags & PageRuns.present != 0 {
-            for range in ranges where range.overlaps(run.range) {
-                let part = range.clamped(to: run.range)
-                let start = offset + part.lowerBound - run.range.lowerBound
-                try pages.file.write([UInt8](repeating: 0, count: part.count), at: Int(start))
-                pages.changed(start..<(start + UInt64(part.count)))
-            }
-            offset += UInt64(run.range.count)
-        }
     }
 
     private func auxiliaryVector() throws -> [UInt64] {
@@ -315,4 +374,9 @@ private extension CoreEntry {
         threadCore.clearSeccompMode()
         threadCore.clearSeccompFilter()
     }
+}
+
+private extension Mapping {
+    /// Whether a copy of the process has its pages (madvise(2)). Huge pages it may lose to the process when they are scarce (mm/hugetlb.c, unmap_ref_private).
+    var isCopiedByFork: Bool { !shared && flags.isDisjoint(with: [.dontFork, .wipeOnFork, .hugetlb, .io, .pureFrameNumbers]) && !name.hasPrefix("/[aio]") }
 }

@@ -384,6 +384,6 @@ struct PageReader {
             if result < 0 { throw CheckpointError("restore", .image(name), "its pages can't be read into place: \(Errno(Int32(-result)))", errno: Errno(Int32(-result))) }
             throw CheckpointError("restore", .image(name), "it ended early: \(result) of \(call.bytes) bytes")
         }
-        if let helper { try Workspace.end(helper) }
+        try helper?.exit()
     }
 }

@@ -16,6 +16,8 @@ package enum PageSubject: Hashable, Sendable {
 
 /// Takes the pages of a dump in place of the image directory: a page server.
 package protocol PageReceiver: AnyObject {
+    /// Whether the receiver has pages of a subject from the dump before.
+    func hasParent(_ subject: PageSubject) throws -> Bool
     /// Begins the pages of a subject. Answers whether the receiver has pages of it from the dump before.
     func open(_ subject: PageSubject) throws -> Bool
     /// The next pages, ascending. With PRESENT among the flags exactly their content must be written to `stream` before the next call.

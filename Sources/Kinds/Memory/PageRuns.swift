@@ -57,11 +57,41 @@ package struct PageRuns: Equatable, Sendable {
         } else { runs.append(Run(range: range, flags: flags, readable: readable)) }
     }
 
+    /// Pages and their place in the image, bytes.
+    package struct Piece: Equatable, Sendable { package var range: Range<UInt64>, offset: UInt64, readable: Bool }
+
+    package var pieces: [Piece] {
+        var offset: UInt64 = 0
+        return runs.filter { $0.flags & Self.present != 0 }.map { run in
+            defer { offset += UInt64(run.range.count) }
+            return Piece(range: run.range, offset: offset, readable: run.readable)
+        }
+    }
+
     package func entries() -> [PagemapEntry] {
         runs.map { run in
             var entry = PagemapEntry()
             (entry.vaddr, entry.compatNrPages, entry.flags, entry.nrPages) = (run.range.lowerBound, 0, run.flags, UInt64(run.range.count) / 4096)
             return entry
         }
+    }
+}
+
+extension [PageRuns.Piece] {
+    /// Those in and outside of `ranges` (ascending), cut at their ends.
+    package func cut(at ranges: [Range<UInt64>]) -> (inside: Self, outside: Self) {
+        var inside = Self(), outside = Self()
+        for piece in self {
+            func part(_ range: Range<UInt64>) -> Element { Element(range: range, offset: piece.offset + range.lowerBound - piece.range.lowerBound, readable: piece.readable) }
+            var at = piece.range.lowerBound
+            for range in ranges where range.overlaps(piece.range) {
+                let common = range.clamped(to: piece.range)
+                if common.lowerBound > at { outside.append(part(at..<common.lowerBound)) }
+                inside.append(part(common))
+                at = common.upperBound
+            }
+            if at < piece.range.upperBound { outside.append(part(at..<piece.range.upperBound)) }
+        }
+        return (inside, outside)
     }
 }

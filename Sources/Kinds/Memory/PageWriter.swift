@@ -16,12 +16,10 @@ package struct PageWriter {
     package init(image: FileDescriptor, name: String, process: ThreadID) { (self.image, imageName, self.process) = (image, name, process) }
 
     /// - Parameter lent: the image's number in the task, nil when it has none.
-    package func write(_ runs: PageRuns, by grafted: GraftedTask, lent: Int32?) throws {
-        var offset: UInt64 = 0
+    package func write(_ pieces: [PageRuns.Piece], by grafted: GraftedTask, lent: Int32?) throws {
         var pending = [(range: Range<UInt64>, offset: UInt64)]()
-        for run in runs.runs where run.flags & PageRuns.present != 0 {
-            if run.readable, lent != nil { pending.append((run.range, offset)) } else { try copy(run.range, to: offset) }
-            offset += UInt64(run.range.count)
+        for piece in pieces {
+            if piece.readable, lent != nil { pending.append((piece.range, piece.offset)) } else { try copy(piece.range, to: piece.offset) }
         }
         if let lent { try remoteWrite(pending, by: grafted, to: lent) }
     }
