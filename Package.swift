@@ -24,7 +24,10 @@ let package = Package(
         .target(name: "CPlugin"),
         .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
         .systemLibrary(name: "CLZ4", pkgConfig: "liblz4", providers: [.apt(["liblz4-dev"])]),
-        .target(name: "Linux", dependencies: ["CLinux", "CZstd", "CLZ4"], swiftSettings: strict),
+        .target(
+            name: "Linux", dependencies: ["CLinux", "CZstd", "CLZ4"], swiftSettings: strict,
+            // Into the program: it starts sooner, and runs where they are not installed.
+            linkerSettings: [.linkedLibrary(":libzstd.a"), .linkedLibrary(":liblz4.a")]),
         .target(
             name: "ImageMessages", dependencies: [.product(name: "SwiftProtobuf", package: "swift-protobuf")],
             exclude: ["proto"], swiftSettings: [.swiftLanguageMode(.v6)]),

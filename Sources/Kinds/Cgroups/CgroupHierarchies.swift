@@ -4,18 +4,14 @@ import Linux
 /// Where the hierarchies of cgroups can be reached: in the yard (--cgroup-yard), at a mount of ours, or at one that only we see.
 final class CgroupHierarchies {
     private let yard: String?
-    private let mounts: [Mount]
-    private let active: Set<String>
+    private lazy var mounts: [Mount] = Self.mounted((try? Files.text("/proc/self/mountinfo")) ?? "")
+    private lazy var active = Set(CgroupSets.parse((try? Files.text("/proc/self/cgroup")) ?? "").map(\.name))
     private var found: [String: String] = [:]
     private var detached: [DetachedMount] = []
 
     struct Mount: Equatable { let controllers: Set<String>, isVersionTwo: Bool, path: String }
 
-    init(yard: String?) {
-        self.yard = yard
-        mounts = Self.mounted((try? Files.text("/proc/self/mountinfo")) ?? "")
-        active = Set(CgroupSets.parse((try? Files.text("/proc/self/cgroup")) ?? "").map(\.name))
-    }
+    init(yard: String?) { self.yard = yard }
 
     /// Mounts of whole hierarchies in mountinfo (proc(5)): fields 4 and 5 (what of it, where); after " - " type, source, options.
     static func mounted(_ mountinfo: String) -> [Mount] {
