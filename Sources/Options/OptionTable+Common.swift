@@ -73,6 +73,7 @@ extension OptionTable {
             guard let method = Compression(value.text) else { throw .usage("--compress \"\(value.text)\": no such method, or level", try: "--compress zstd, --compress zstd:9, --compress lz4") }
             options.compression = method
         },
+        OptionRow("snapshot", .dump, .own, "let the tree run again after milliseconds and write its memory from a copy") { $0.snapshot = $1.isOn },
         OptionRow("no-verify", [.restore, .lazyPages, .pageServer], .own, "take images as they are, without looking whether they are as they were dumped") { $0.verifies = !$1.isOn },
         OptionRow("to", taking: .required("PLACE"), .migrate, .own, "where the tree goes: ssh://[USER@]HOST[:PORT][/PROGRAM], unix:PATH, or HOST[:PORT] with --insecure") {
             $0.destination = $1.text
