@@ -22,8 +22,8 @@ let package = Package(
     targets: [
         .target(name: "CLinux"),
         .target(name: "CPlugin"),
-        .systemLibrary(name: "CZstd", pkgConfig: "libzstd", providers: [.apt(["libzstd-dev"])]),
-        .systemLibrary(name: "CLZ4", pkgConfig: "liblz4", providers: [.apt(["liblz4-dev"])]),
+        .systemLibrary(name: "CZstd", providers: [.apt(["libzstd-dev"])]),
+        .systemLibrary(name: "CLZ4", providers: [.apt(["liblz4-dev"])]),
         .target(
             name: "Linux", dependencies: ["CLinux", "CZstd", "CLZ4"], swiftSettings: strict,
             // Into the program: it starts sooner, and runs where they are not installed.

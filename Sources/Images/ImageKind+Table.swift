@@ -32,6 +32,8 @@ extension ImageFile where Entry == FsEntry {
 extension ImageFile where Entry == PagemapEntry {
     public static var pagemap: Self { Self("pagemap-%lu.img", .image(0x5608_4025), .pagemap) }
     public static var sharedPagemap: Self { Self("pagemap-shmem-%lu.img", .image(0x5608_4025), .pagemap) }
+    /// Ours: what was touched first after a restore, in that order.
+    public static var workingSet: Self { Self("working-set-%u.img", .image(0x5343_4b33), .sequence) }
 }
 extension ImageFile where Entry == PipeDataEntry {
     public static var pipesData: Self { Self("pipes-data.img", .image(0x5645_3709), .payload) }
@@ -308,7 +310,7 @@ extension ImageKind {
         ImageFile<SiginfoEntry>.signalS.kind,
         ImageFile<SiginfoEntry>.signalP.kind,
         ImageFile<BinfmtMiscEntry>.binfmtMiscOfDevice.kind,
-        ImageFile<StasisFileChecksum>.checksums.kind,
+        ImageFile<StasisFileChecksum>.checksums.kind, ImageFile<PagemapEntry>.workingSet.kind,
         ImageFile<StasisPageChecksums>.pageChecksums.kind,
         .pages, .compressedPages, .ifaddr, .route, .route6, .rule, .iptables, .ip6tables, .nftables, .netnsCt, .netnsExp, .tmpfsDev, .tmpfs,
     ]

@@ -51,6 +51,8 @@ package struct RestoreSettings: Sendable, Equatable {
     package var leaveStopped = false
     /// --lazy-pages: pages that can come later are left to a lazy-pages daemon.
     package var postponesPages = false
+    /// --background-load: that daemon is our own, and has the images at hand.
+    package var loadsBehind = false
     /// --auto-dedup: pages are freed in the images as soon as they are restored.
     package var freesPages = false
     /// --no-verify turns it off: images are held against their checksums.

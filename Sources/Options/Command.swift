@@ -6,7 +6,7 @@ package enum Command: String, Sendable, CaseIterable {
     case migrate, receive
     case exec, show
     case networkUnlock = "network-unlock"
-    case demo, help, count, keepTrackers = "keep-trackers", pluginHost = "plugin-host"
+    case demo, help, count, keepTrackers = "keep-trackers", loadPages = "load-pages", pluginHost = "plugin-host"
 
     package var summary: String {
         switch self {
@@ -32,6 +32,7 @@ package enum Command: String, Sendable, CaseIterable {
         case .help: "print help, the manual page (--man) or completions (--completions SHELL)"
         case .count: "the program that demo dumps"
         case .keepTrackers: "holds the memory trackers of a tree between two runs"
+        case .loadPages: "gives a restored tree its memory from local images"
         case .pluginHost: "the process that a plugin lives in"
         }
     }
@@ -47,14 +48,14 @@ package enum Command: String, Sendable, CaseIterable {
     }
 
     /// Shown in help and completions.
-    package var isHidden: Bool { self == .count || self == .keepTrackers || self == .pluginHost || self == .exec || self == .show }
+    package var isHidden: Bool { self == .count || self == .keepTrackers || self == .loadPages || self == .pluginHost || self == .exec || self == .show }
 
     package var status: Status {
         switch self {
         case .service, .swrk: .notYet("RPC")
         case .exec: .removed("use compel instead")
         case .show: .removed("use crit instead")
-        case .migrate, .receive, .dump, .preDump, .restore, .lazyPages, .pageServer, .check, .explain, .cpuinfoDump, .cpuinfoCheck, .dedup, .verify, .networkUnlock, .demo, .help, .count, .keepTrackers, .pluginHost: .supported
+        case .migrate, .receive, .dump, .preDump, .restore, .lazyPages, .pageServer, .check, .explain, .cpuinfoDump, .cpuinfoCheck, .dedup, .verify, .networkUnlock, .demo, .help, .count, .keepTrackers, .loadPages, .pluginHost: .supported
         }
     }
 }

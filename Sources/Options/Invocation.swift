@@ -121,6 +121,8 @@ extension Options {
             if restoreSibling, !restoreDetached {
                 throw .usage("--restore-sibling makes sense only with --restore-detached", try: "restore -d -S")
             }
+            if backgroundLoad, lazyPages { throw .usage("--background-load and --lazy-pages exclude each other: the first has its own daemon") }
+            if backgroundLoad, autoDedup { throw .usage("--background-load and --auto-dedup exclude each other: pages are needed after the restore") }
             if let execCommand {
                 if execCommand.isEmpty { throw .usage("--exec-cmd needs a command", try: "restore --exec-cmd -- CMD ARGS") }
                 if restoreDetached { throw .usage("--exec-cmd and --restore-detached exclude each other") }

@@ -74,6 +74,7 @@ extension OptionTable {
             options.compression = method
         },
         OptionRow("snapshot", .dump, .own, "let the tree run again after milliseconds and write its memory from a copy") { $0.snapshot = $1.isOn },
+        OptionRow("background-load", .restore, .own, "let the tree run at once and load its memory behind it") { $0.backgroundLoad = $1.isOn },
         OptionRow("no-verify", [.restore, .lazyPages, .pageServer], .own, "take images as they are, without looking whether they are as they were dumped") { $0.verifies = !$1.isOn },
         OptionRow("to", taking: .required("PLACE"), .migrate, .own, "where the tree goes: ssh://[USER@]HOST[:PORT][/PROGRAM], unix:PATH, or HOST[:PORT] with --insecure") {
             $0.destination = $1.text

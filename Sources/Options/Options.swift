@@ -38,6 +38,7 @@ package struct Options: Sendable, Equatable {
     package var leaveRunning = false
     package var leaveStopped = false
     package var snapshot = false
+    package var backgroundLoad = false
     /// Seconds to freeze and collect the tasks; 0 is without limit.
     package var timeout: UInt32 = 10
     package var shellJob = false

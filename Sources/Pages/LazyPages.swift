@@ -26,6 +26,8 @@ package final class LazyPages {
         let task: UInt32, fault: Userfault
         /// Ascending.
         var runs: [Run]
+        /// Addresses in the images that are to be given before others, the first last.
+        var first: [Range<UInt64>] = []
         var isGone = false
         init(_ task: UInt32, _ fault: Userfault, _ runs: [Run]) { (self.task, self.fault, self.runs) = (task, fault, runs) }
 
@@ -66,6 +68,10 @@ package final class LazyPages {
     private var isComplete = false
     /// Pages given where they were touched, and behind.
     package private(set) var faulted: UInt64 = 0, transferred: UInt64 = 0
+    /// Which pages of a task are given first when nobody waits for others, in this order.
+    var first: (_ task: UInt32) -> [Range<UInt64>] = { _ in [] }
+    /// The pages that were waited for, in their order, by their addresses in the images.
+    private(set) var touched: [UInt32: [Range<UInt64>]] = [:]
 
     /// - Parameter missing: which pages of a task are to be given, by their addresses in the images, ascending.
     package init(_ source: any PageSource, missing: @escaping (_ task: UInt32) throws -> [Range<UInt64>], _ log: Log) {
@@ -111,7 +117,11 @@ package final class LazyPages {
             throw CheckpointError("serve", .object("the restore"), "no userfaultfd came for task \(number)")
         }
         let task = UInt32(bitPattern: number)
-        clients.append(Client(task, Userfault(descriptor), try missing(task).map { Run(range: $0, source: $0.lowerBound) }))
+        let client = Client(task, Userfault(descriptor), try missing(task).map { Run(range: $0, source: $0.lowerBound) })
+        client.first = first(task).reversed()
+        // Given before does not mean that it was not touched.
+        touched[task] = client.first.reversed()
+        clients.append(client)
     }
 
     /// struct uffd_msg, 32 bytes each (linux/userfaultfd.h).
@@ -141,13 +151,20 @@ package final class LazyPages {
     /// A page that somebody waits for, and some behind it.
     private func give(_ client: Client, at address: UInt64) throws {
         guard let run = client.run(at: address) else { return try fill(client, zeros: address..<(address + 4096)) }
-        try give(client, run.clamped(to: address..<min(run.range.upperBound, address + 16 * 4096)))
+        let wanted = run.clamped(to: address..<min(run.range.upperBound, address + 16 * 4096))
+        try give(client, wanted)
         faulted += 1
+        if faulted <= WorkingSet.most { touched[client.task, default: []].append(wanted.source..<(wanted.source + UInt64(wanted.range.count))) }
     }
 
     /// The next pages that nobody has asked for, of each process.
     private func transferSome() throws {
         for client in clients where !client.isGone {
+            if let next = client.first.popLast() {
+                // Moved or unmapped since: then it comes with the rest, or not at all.
+                if let run = client.run(at: next.lowerBound), run.source == run.range.lowerBound { try give(client, run.clamped(to: next)) }
+                continue
+            }
             guard let run = client.runs.first else { continue }
             try give(client, run.clamped(to: run.range.lowerBound..<min(run.range.upperBound, run.range.lowerBound + 128 * 4096)))
         }

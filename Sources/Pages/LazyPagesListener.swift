@@ -36,7 +36,7 @@ package final class LazyPagesListener: Sendable {
     }
 
     /// What a restore leaves out: pages that may come later, in memory without a file that is neither locked nor of huge pages.
-    private static func missing(_ task: UInt32, _ chain: PageChain) throws -> [Range<UInt64>] {
+    static func missing(_ task: UInt32, _ chain: PageChain) throws -> [Range<UInt64>] {
         let image = try PageImage(chain, .pagemap, task)
         let mm = try chain.directories[0].single(.mm, task)
         let mappings = mm.vmas.filter(\.canBeLazy).map { $0.start..<$0.end }

@@ -1,6 +1,7 @@
 import Glibc
 import Linux
 import Options
+import Pages
 import Plugins
 
 /// `stasis`: reads the command line and hands it to a command. Exit status 0 when done, 1 when not (criu(8)).
@@ -32,6 +33,7 @@ struct Main {
         case .preDump: Foreground.run { PreDumpCommand.run(options) }
         case .dedup: return DedupCommand.run(options)
         case .keepTrackers: return KeepTrackersCommand.run()
+        case .loadPages: return BackgroundLoad.run()
         case .verify: return VerifyCommand.run(options)
         case .pluginHost: return PluginProcess.serve()
         case .restore: return RestoreCommand.run(options)

@@ -116,7 +116,8 @@ extension RestoreSettings {
         addressRemaps = options.addressRemaps
         evasiveDevices = options.evasiveDevices
         leaveStopped = options.leaveStopped
-        postponesPages = options.lazyPages
+        postponesPages = options.lazyPages || options.backgroundLoad
+        loadsBehind = options.backgroundLoad
         freesPages = options.autoDedup
         verifies = options.verifies
         sibling = options.restoreSibling

@@ -75,6 +75,7 @@ package enum PreDump {
         for process in tree.living {
             try CheckpointError.about("pre-dump", .task(process.id)) {
                 let mappings = try Mapping.all(of: process.view, withFlags: true)
+                try MemoryMap.refuseMissing(mappings, of: process.id)
                 let entries = MemoryMap.trackable(mappings, scratch: nil)
                 let scan = try PageScan(of: process.view)
                 let own = try scan.ownPages(in: 0x1000..<AddressSpace.end)

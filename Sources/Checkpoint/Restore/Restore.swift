@@ -288,7 +288,8 @@ package final class Restore {
     /// Every process exists, and nothing has touched its memory yet: from here on pages come from the lazy-pages daemon as they are touched.
     private func handOverLazyMemory() throws -> LazyRestore? {
         guard request.settings.postponesPages else { return nil }
-        let daemon = try LazyRestore(socketIn: request.work)
+        let daemon = try request.settings.loadsBehind
+            ? BackgroundLoad.start(request.images, work: request.work, verifies: request.settings.verifies) : LazyRestore(socketIn: request.work)
         for member in plan.members {
             guard let process = processes[member.pid], process.images != nil else {
                 if input.zombies[member.pid] != nil { try daemon.skip(member.pid) }

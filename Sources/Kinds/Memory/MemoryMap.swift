@@ -6,6 +6,7 @@ package import Linux
 package enum MemoryMap {
     /// Turns mappings into entries, in address order. Files behind them get ids; what can't be saved is an error that names it.
     package static func dump(_ mappings: [Mapping], of process: ThreadID, scratch: Range<UInt64>?, _ context: DumpContext) throws -> [VmaEntry] {
+        try context.attempt { try refuseMissing(mappings, of: process) }
         var entries = [VmaEntry]()
         entries.reserveCapacity(mappings.count)
         for mapping in mappings where scratch?.lowerBound != mapping.start {
@@ -19,6 +20,14 @@ package enum MemoryMap {
             }
         }
         return entries
+    }
+
+    /// A page that is still to come, from a lazy-pages daemon, looks like one that was never touched.
+    package static func refuseMissing(_ mappings: [Mapping], of process: ThreadID) throws {
+        guard let mapping = mappings.first(where: { $0.flags.contains(.userfaultMissing) }) else { return }
+        throw CheckpointError(
+            "dump", .mapping(mapping.start..<mapping.end, name: mapping.name, of: process), "a userfaultfd still gives it its pages (a lazy restore, restore --background-load, or the program itself)",
+            remedy: "wait until the memory is loaded")
     }
 
     /// Private memory whose pages can be saved ahead of the dump and followed, in address order: as entries without the files behind

@@ -21,13 +21,15 @@ public struct VMFlags: OptionSet, Sendable {
     public static let hugePage = Self(rawValue: 1 << 9), noHugePage = Self(rawValue: 1 << 10), wipeOnFork = Self(rawValue: 1 << 11)
     public static let io = Self(rawValue: 1 << 12), pureFrameNumbers = Self(rawValue: 1 << 13), shadowStack = Self(rawValue: 1 << 14)
     public static let droppable = Self(rawValue: 1 << 15)
+    /// Somebody gives its missing pages through a userfaultfd.
+    public static let userfaultMissing = Self(rawValue: 1 << 16)
 
     /// By their two letters.
     fileprivate static let byCode: [UInt16: VMFlags] = {
         let codes: [(String, VMFlags)] = [
             ("gd", growsDown), ("lo", locked), ("ht", hugetlb), ("nr", noReserve), ("sr", sequential), ("rr", random), ("dc", dontFork), ("dd", dontDump),
             ("mg", mergeable), ("hg", hugePage), ("nh", noHugePage), ("wf", wipeOnFork), ("io", io), ("pf", pureFrameNumbers), ("ss", shadowStack),
-            ("dp", droppable),
+            ("dp", droppable), ("um", userfaultMissing),
         ]
         return Dictionary(uniqueKeysWithValues: codes.map { (code($0.utf8.first!, $0.utf8.last!), $1) })
     }()
