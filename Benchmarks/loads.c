@@ -10,6 +10,7 @@
 #define _GNU_SOURCE
 #include <err.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -20,6 +21,7 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -161,6 +163,39 @@ static bool descriptors_there(void)
 	return true;
 }
 
+static int *connections, connection_count;
+
+/* Ends of connections over loopback, both of each in the load, beside 10,000 other descriptors. Something waits in each to be read. */
+static void build_connections(void)
+{
+	struct sockaddr_in name = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t length = sizeof name;
+	connection_count = parts;
+	parts = 10000;
+	build_descriptors();
+	connections = calloc(connection_count, sizeof *connections);
+	int listener = socket(AF_INET, SOCK_STREAM, 0);
+	if (bind(listener, (struct sockaddr *)&name, length) || listen(listener, 8) || getsockname(listener, (struct sockaddr *)&name, &length)) err(1, "listener");
+	for (int i = 0; i < connection_count; i += 2) {
+		connections[i] = socket(AF_INET, SOCK_STREAM, 0);
+		if (connect(connections[i], (struct sockaddr *)&name, length)) err(1, "connection number %d", i);
+		connections[i + 1] = accept(listener, NULL, NULL);
+		for (int k = 0; k < 2; k++)
+			if (write(connections[i + k], &i, sizeof i) != sizeof i) err(1, "write to connection number %d", i + k);
+	}
+	close(listener);
+}
+
+static bool connections_there(void)
+{
+	for (int i = 0; i < connection_count; i++) {
+		int got = -1;
+		if (read(connections[i], &got, sizeof got) != sizeof got || got != (i & ~1)) return false;
+		if (write(connections[i ^ 1], &got, sizeof got) != sizeof got) return false;
+	}
+	return descriptors_there();
+}
+
 static void build_processes(void)
 {
 	for (int i = 1; i < parts; i++) {
@@ -202,6 +237,7 @@ static const struct load {
 	{"mappings", build_mappings, filled, false},
 	{"threads", build_threads, threads_there, false},
 	{"descriptors", build_descriptors, descriptors_there, false},
+	{"connections", build_connections, connections_there, false},
 	{"processes", build_processes, processes_there, false},
 };
 

@@ -112,6 +112,19 @@ extension FileDescriptor {
         }
         return Array(buffer.prefix(claimed == nil ? Int(length) : room))
     }
+    /// An option of at most eight bytes as a number, and how many bytes it has; nil where the kernel or this kind of socket does not know it.
+    /// For those who ask for a hundred of them.
+    public func word(of option: Int32, level: Int32, room: Int) -> (value: UInt64, count: Int)? {
+        precondition(room <= 8)
+        var value: UInt64 = 0, length = UInt32(room)
+        let number = self.number
+        let result = unsafe withUnsafeMutablePointer(to: &value) { pointer in
+            unsafe withUnsafeMutablePointer(to: &length) {
+                unsafe Syscall.raw(SYS_getsockopt, Int(number), Int(level), Int(option), Int(bitPattern: pointer), Int(bitPattern: $0))
+            }
+        }
+        return result < 0 ? nil : (UInt64(littleEndian: value), Int(length))
+    }
     /// An option of any fixed layout.
     public func option<Value: BitwiseCopyable>(_ option: Int32, level: Int32 = SocketOption.level, into value: inout Value) throws(SyscallError) {
         let number = self.number

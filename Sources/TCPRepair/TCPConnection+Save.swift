@@ -53,7 +53,7 @@ extension TCPConnection {
     /// The `count` bytes at the end of the selected queue. A segment that is acknowledged in part still stands whole in the send queue.
     private static func peek(_ count: Int, of socket: FileDescriptor) throws(SyscallError) -> [UInt8] {
         if count == 0 { return [] }
-        var room = count + 65536
+        var room = count + 4096
         while true {
             guard let found = try socket.receive(room: room, flags: Repair.peek) else { throw SyscallError("recvmsg", .fd(socket.number), EAGAIN) }
             if found.bytes.count == room {

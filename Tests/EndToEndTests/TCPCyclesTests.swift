@@ -10,6 +10,13 @@ extension EndToEnd {
             #expect(result.succeeded, "\(result)")
         }
 
+        @Test("connections in LAST-ACK, CLOSING and SYN-RECV are dumped, restored, and come to their end")
+        func corners() throws {
+            let script = #filePath.parentFolder.parentFolder + "/tcp-corners"
+            let result = try Command(script, [], in: "/", environment: ["STASIS_BINARY": Binaries.stasis, "WORKLOAD_BINARY": Binaries.workload]).run(within: 120)
+            #expect(result.succeeded, "\(result)")
+        }
+
         @Test("a server is migrated while its client streams, and its address with it: no byte is lost or doubled, no RST seen")
         func migration() throws {
             let script = #filePath.parentFolder.parentFolder + "/tcp-migration"

@@ -34,8 +34,9 @@ final class FileCollector {
             let entry = try context.attempt {
                 try CheckpointError.about("dump", subject()) {
                     let descriptor = try FileDescriptor.duplicate(number, ofProcess: pidfds[process]!)
-                    let met = try save(descriptor, process: process, number: number)
-                    if FileLockDump.mayBeLocked(try descriptor.status()) {
+                    let status = try descriptor.status()
+                    let met = try save(descriptor, status, process: process, number: number)
+                    if FileLockDump.mayBeLocked(status) {
                         try context.state(of: FileLockDump.self).collect(number, of: process, file: met.id, context)
                     }
                     var entry = FdinfoEntry()
@@ -51,12 +52,11 @@ final class FileCollector {
     /// A file that no descriptor of the tree refers to, such as one in flight in a socket's queue.
     func saveInFlight(_ descriptor: FileDescriptor, _ subject: CheckpointError.Subject) throws -> UInt32 {
         kept.append(descriptor)
-        return try CheckpointError.about("dump", subject) { try save(descriptor, process: .current, number: descriptor.number).id }
+        return try CheckpointError.about("dump", subject) { try save(descriptor, descriptor.status(), process: .current, number: descriptor.number).id }
     }
 
-    private func save(_ descriptor: FileDescriptor, process: ThreadID, number: Int32) throws -> Met {
-        if context.purpose == .explain { return try look(descriptor, process, number) }
-        let status = try descriptor.status()
+    private func save(_ descriptor: FileDescriptor, _ status: FileStatus, process: ThreadID, number: Int32) throws -> Met {
+        if context.purpose == .explain { return try look(descriptor, status, process, number) }
         let flags = UInt32(truncatingIfNeeded: try descriptor.control(F_GETFL))
         let path = "/proc/self/fd/\(descriptor.number)"
         let anonymous = status.type == 0 ? try Files.link(path) : nil
@@ -84,8 +84,8 @@ final class FileCollector {
 
     /// For `explain`: what is refused of one opening of a file is refused of any other by the same name, so the kernel's comparisons are
     /// saved. Anonymous files have one name, and each is looked at.
-    private func look(_ descriptor: FileDescriptor, _ process: ThreadID, _ number: Int32) throws -> Met {
-        let status = try descriptor.status(), flags = UInt32(truncatingIfNeeded: try descriptor.control(F_GETFL)), link = try Self.link(descriptor, status)
+    private func look(_ descriptor: FileDescriptor, _ status: FileStatus, _ process: ThreadID, _ number: Int32) throws -> Met {
+        let flags = UInt32(truncatingIfNeeded: try descriptor.control(F_GETFL)), link = try Self.link(descriptor, status)
         let bucket = Bucket(device: status.device, inode: status.inode, mode: status.mode, flags: flags, name: link)
         if status.type != 0, let met = known[bucket]?.first { return met }
         let file = OpenFile(id: context.newFileID(), descriptor: descriptor, process: process, number: number, status: status, flags: flags, link: link)

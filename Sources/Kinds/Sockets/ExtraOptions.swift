@@ -75,6 +75,10 @@ package enum ExtraOptions {
     /// Reads the options of the table; those that this kernel or kind of socket does not know are left out.
     package static func dump(_ socket: FileDescriptor, _ table: [Option]) -> [StasisSocketOption] {
         table.compactMap { option in
+            if option.size <= 8 {
+                guard let word = socket.word(of: option.number, level: option.level, room: option.size), !option.isUsual(word) else { return nil }
+                return StasisSocketOption(option.level, option.number, Array(little64(word.value).prefix(word.count)))
+            }
             guard let value = try? socket.option(option.number, level: option.level, room: option.size), value != option.usual(value.count) else { return nil }
             return StasisSocketOption(option.level, option.number, value)
         }
@@ -96,6 +100,10 @@ package enum ExtraOptions {
 }
 
 extension ExtraOptions.Option {
+    fileprivate func isUsual(_ word: (value: UInt64, count: Int)) -> Bool {
+        guard let normal else { return word.count == 0 }
+        return word.count == 8 ? word.value == UInt64(bitPattern: normal) : word.value == UInt64(bitPattern: normal) & (1 << (8 * UInt64(word.count)) - 1)
+    }
     /// The value of a new socket in as many bytes as the kernel gave.
     fileprivate func usual(_ count: Int) -> [UInt8] {
         guard let normal else { return [] }

@@ -62,6 +62,7 @@ package final class TCPRestore: DumpState {
             let remedy: String? = switch error.errno.rawValue {
             case EPERM: "run as root, or with CAP_NET_ADMIN and CAP_NET_RAW"
             case EADDRNOTAVAIL: "give this host the address \(entry.local.host), or end what still has the connection (ss -tn shows it)"
+            case ETIMEDOUT: "let packets with the mark 0x\(String(ConnectionLock.mark, radix: 16)) through the loopback interface, which a firewall holds back"
             case EADDRINUSE: "end the program that has this connection (ss -tn shows it)"
             default: nil
             }
