@@ -38,6 +38,7 @@ struct MemoryRestorer {
         let files = try lendFiles(plan)
         try SysVSharedMemory.attach(plan.fresh.filter { $0.statusBits.contains(.sysV) }, to: calls, context)
         try map(plan.fresh, files, calls)
+        try adviseHugePages(plan.fresh, calls)
         for mapping in plan.inherited where mapping.prot & 2 == 0 {
             try calls.call("mprotect", SYS_mprotect, mapping.start, mapping.length, UInt64(mapping.prot | 2))
         }
@@ -211,6 +212,18 @@ struct MemoryRestorer {
         } else { flags |= 0x20 }
         let protection = UInt64(mapping.prot) | (mapping.isPrivate ? 2 : 0)
         try calls.call("mmap", SYS_mmap, mapping.start, mapping.length, protection, flags, number, mapping.needsFile ? mapping.pgoff : 0)
+    }
+
+    /// Huge pages where the program asked for them and all of their memory is in the images. Elsewhere that comes later: what is read into a
+    /// huge page takes all of it.
+    private func adviseHugePages(_ mappings: [VmaEntry], _ calls: CallStream) throws {
+        let hugePage: UInt64 = 2 << 20
+        for mapping in mappings where mapping.madv & 1 << 14 != 0 && mapping.isPrivate && !isLazy {
+            for run in process.images!.pages.runs(within: [mapping.start..<mapping.end]) {
+                let start = (run.range.lowerBound + hugePage - 1) & ~(hugePage - 1), end = run.range.upperBound & ~(hugePage - 1)
+                if start < end { try calls.call("madvise(MADV_HUGEPAGE)", SYS_madvise, start, end - start, 14, mayFail: true) }
+            }
+        }
     }
 
     /// Advice, locks and protection as they were, once the pages are in.
