@@ -29,8 +29,9 @@ import Glibc
     }
 
     /// Kills the processes: thread-group leaders that stand still, so that their ids can't be another's yet.
-    public convenience init(killing processes: [ThreadID]) throws(SyscallError) {
-        var handles = [FileDescriptor]()
+    /// - Parameter descriptors: what must not be closed before; none that a signal can be sent through.
+    public convenience init(killing processes: [ThreadID], holding descriptors: [FileDescriptor] = []) throws(SyscallError) {
+        var handles = descriptors
         for process in processes { handles.append(try FileDescriptor.process(process)) }
         try self.init(handles.map { ($0, nil) })
     }

@@ -10,7 +10,8 @@ package import Linux
 /// comes as events (Documentation/admin-guide/mm/userfaultfd.rst, "Non-cooperative userfaultfd") and changes the list: a fork copies it, mremap
 /// moves runs, munmap and MADV_DONTNEED take them out. A page that is in no run is zeros.
 ///
-/// When the pages can't be had any more, the processes can't go on with holes in their memory: they are ended, and the error says so.
+/// When the pages can't be had any more, the processes can't go on with holes in their memory: they are ended, and the error says so. They are
+/// ended, too, when this process is killed.
 package final class LazyPages {
     private struct Run {
         /// Where the pages belong now.
@@ -66,6 +67,7 @@ package final class LazyPages {
     private var clients: [Client] = []
     private var restorer: FileDescriptor?
     private var isComplete = false
+    private var guardian: Guardian?
     /// Pages given where they were touched, and behind.
     package private(set) var faulted: UInt64 = 0, transferred: UInt64 = 0
     /// Which pages of a task are given first when nobody waits for others, in this order.
@@ -109,6 +111,7 @@ package final class LazyPages {
         let number: Int32 = bytes.word(at: 0)
         if UInt32(bitPattern: number) == LazyRestore.allHandedOver {
             isComplete = true
+            guardian = try Guardian(killing: clients.map { ThreadID(Int32(bitPattern: $0.task)) }, holding: clients.map(\.fault.descriptor))
             log.info("all \(clients.count) processes are here")
             return
         }

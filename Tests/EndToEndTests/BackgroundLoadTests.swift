@@ -44,6 +44,18 @@ extension EndToEnd {
             }
         }
 
+        @Test("a loader that is killed takes the program with it: it would read zeros", arguments: 0..<4) func killed(round: Int) throws {
+            try run("memory-writer", ["8000"]) { run in
+                try run.dumpAndKill()
+                try run.restore(["--background-load"])
+                usleep(UInt32(round) * 5000)
+                let loaders = Task.all.filter { String.contents(of: "/proc/\($0.pid)/comm")?.trimmed == "stasis-loader" }
+                for loader in loaders { kill(loader.pid, SIGKILL) }
+                if run.loaderLog.contains("pages given") { return try run.checkItself(within: 60) }
+                guard !loaders.isEmpty, eventually(within: 5, { run.tasks().allSatisfy { $0.state == "Z" } }) else { throw Failure("it lives with what it has: \(run.loaderLog)") }
+            }
+        }
+
         @Test("a page that was damaged ends the program, and the log names it") func damaged() throws {
             try run("memory-private") { run in
                 try run.dumpAndKill()

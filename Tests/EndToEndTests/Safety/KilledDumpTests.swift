@@ -20,7 +20,7 @@ extension EndToEnd {
             let run = try Run(program)
             var count = trials
             run.reporting(again: "STASIS_SEED=\(Self.seed) swift test --filter KilledDump", as: "killed-dump-\(program)") { run in
-                let sleep = 20.0, end = Date().addingTimeInterval(sleep * 0.8)
+                let sleep = 20.0, end = Date().addingTimeInterval(sleep * 0.6)
                 try run.start(["--detached", program], environment: ["WORKLOAD_SLEEP": "\(sleep)"])
                 try run.awaitReady()
                 usleep(100_000)
