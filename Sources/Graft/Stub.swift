@@ -19,7 +19,7 @@ public enum Stub {
     public static func start(
         at address: UInt64, pid: ThreadID?, sibling: Bool = false, flags: UInt64 = 0, keeping keep: FileDescriptor? = nil
     ) throws(SyscallError) -> TracedTask {
-        let program = try FileDescriptor.memory("stasis-stub", flags: 0x10)  // MFD_EXEC
+        let program = try FileDescriptor.memory("stasis-stub", executable: true)
         try program.write(image(at: address))
         let answer = clinux_spawn(program.number, pid?.rawValue ?? 0, sibling ? 1 : 0, flags, keep?.number ?? -1)
         guard answer > 0 else { throw SyscallError("clone3", pid.map { .task($0) }, -answer) }

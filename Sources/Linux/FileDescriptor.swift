@@ -15,9 +15,16 @@ public final class FileDescriptor: Sendable {
             "openat", SYS_openat, path: path, at: 1, Int(directory), Int(flags | O_CLOEXEC), Int(mode))))
     }
 
-    /// memfd_create(2); `flags` as there, MFD_CLOEXEC is added.
-    public static func memory(_ name: String, flags: UInt32 = 0) throws(SyscallError) -> FileDescriptor {
-        FileDescriptor(owning: Int32(try Syscall.call("memfd_create", SYS_memfd_create, path: name, at: 0, Int(flags | 1))))
+    /// memfd_create(2); `flags` as there, MFD_CLOEXEC is added. Executable ones must say so (MFD_EXEC) since Linux 6.3; before, all are.
+    public static func memory(_ name: String, flags: UInt32 = 0, executable: Bool = false) throws(SyscallError) -> FileDescriptor {
+        func make(_ flags: UInt32) throws(SyscallError) -> FileDescriptor {
+            FileDescriptor(owning: Int32(try Syscall.call("memfd_create", SYS_memfd_create, path: name, at: 0, Int(flags | 1))))
+        }
+        guard executable else { return try make(flags) }
+        do throws(SyscallError) { return try make(flags | 0x10) } catch {
+            guard error.errno == Errno(EINVAL) else { throw error }
+            return try make(flags)
+        }
     }
 
     /// The descriptor `number` of another process, pidfd_getfd(2): the same open file description.

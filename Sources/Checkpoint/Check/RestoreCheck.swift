@@ -78,6 +78,9 @@ package struct RestoreCheck {
             let taken = plan.ids.sorted().compactMap(RestoreInput.taken)
             for error in taken { refused(error) }
             if taken.isEmpty { fine("the ids of its tasks", "all \(plan.ids.count) are free") }
+            let forbidden = CallerRights.refusals(input, plan)
+            for error in forbidden { refused(error) }
+            if forbidden.isEmpty { fine("the caller", "it may give the tasks their ids, users, groups and capabilities") }
         } catch { refused(error) }
     }
 
@@ -111,22 +114,8 @@ package struct RestoreCheck {
         for cut in ResourceLimits.cuts(process.core.tc.rlimits) { doubtful("task \(pid)", cut) }
         look("OOM score of task \(pid)", "it can be set") { try ProcessAttributes.check(process.core.tc, of: pid) }
         let creds = process.core.threadCore.creds
-        for (kind, ids) in [("uid", [creds.uid, creds.euid, creds.suid, creds.fsuid]), ("gid", [creds.gid, creds.egid, creds.sgid, creds.fsgid] + creds.groups)] {
-            if let foreign = Set(ids).sorted().first(where: { !Self.isMapped($0, kind) }) {
-                refused(CheckpointError("restore", .task(pid), "\(kind) \(foreign) does not exist in our user namespace", remedy: "restore in a user namespace that maps it"))
-            }
-        }
         if creds.hasLsmProfile, !creds.lsmProfile.isEmpty {
             doubtful("task \(pid)", "it ran under the security label \(creds.lsmProfile), which is not given back yet")
-        }
-    }
-
-    /// user_namespaces(7): /proc/PID/uid_map has first id inside, first id outside, how many.
-    private static func isMapped(_ id: UInt32, _ kind: String) -> Bool {
-        guard let text = try? Files.text("/proc/self/\(kind)_map") else { return true }
-        return text.split(separator: "\n").contains { line in
-            let numbers = line.split(separator: " ").compactMap { UInt64($0) }
-            return numbers.count == 3 && (numbers[0]..<numbers[0] + numbers[2]).contains(UInt64(id))
         }
     }
 
@@ -166,15 +155,6 @@ package struct RestoreCheck {
     // MARK: ourselves
 
     private mutating func lookAtCaller() {
-        let effective = (try? Proc.status(.current))?.hexadecimal("CapEff") ?? 0
-        // linux/capability.h, and what fails without.
-        let wanted: [(UInt64, String, String)] = [
-            (19, "CAP_SYS_PTRACE", "tasks can't be traced"), (21, "CAP_SYS_ADMIN", "seccomp filters and namespaces can't be restored"),
-            (6, "CAP_SETGID", "groups can't be given back"), (7, "CAP_SETUID", "users can't be given back"), (8, "CAP_SETPCAP", "bounding sets can't be given back"),
-        ]
-        let missing = wanted.filter { effective >> $0.0 & 1 == 0 }
-        for (_, name, harm) in missing { doubtful("the caller", "it has no \(name): \(harm)", remedy: "run as root") }
-        if missing.isEmpty { fine("the caller", "it has the capabilities that a restore needs") }
         for feature in KernelFeature.all where feature.grade == .required && !feature.isThere {
             doubtful("the kernel", "\(feature.name) is missing (\(feature.purpose))")
         }

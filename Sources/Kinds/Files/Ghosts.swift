@@ -118,9 +118,17 @@ enum GhostFiles {
     }
 
     /// Whether its content is in the images, and its file system has room for it.
-    static func check(_ id: UInt32, _ context: RestoreContext) throws {
+    static func check(_ id: UInt32, _ entry: RegFileEntry, _ context: RestoreContext) throws {
         let image = imageName(id)
-        try CheckpointError.about("restore", .image(image)) { _ = try context.images.size(of: image) }
+        try CheckpointError.about("restore", .image(image)) {
+            try checkRoom(UInt64(try context.images.size(of: image)), below: entry.name)
+        }
+    }
+
+    private static func checkRoom(_ bytes: UInt64, below name: String) throws {
+        guard let folder = try? FileDescriptor.open(PathName.split(name).0, Int32(bitPattern: OpenFlags.path)), let room = try? FileSystemStatus(folder).freeBytes, bytes > room else { return }
+        throw CheckpointError(
+            "restore", .file(name), "it was deleted, and to make it again takes \(bytes) bytes, of which its file system has \(room)", remedy: "free some room there", errno: Errno(ENOSPC))
     }
 
     static func ghost(_ id: UInt32, _ context: RestoreContext) throws -> Ghost {
@@ -132,6 +140,7 @@ enum GhostFiles {
             throw CheckpointError("restore", .image("files.img"), "file id \(file.id): its name '\(file.name)' is no absolute path")
         }
         guard !files.isEmpty else { throw CheckpointError("restore", .image(image), "no file refers to this ghost") }
+        try check(id, files[0], context)
         let ghost = try CheckpointError.about("restore", .image(image)) {
             var reader = try context.images.reader(image)
             let entry = try reader.single(GhostFileEntry.self)

@@ -139,7 +139,7 @@ package enum PathFiles {
             try CheckpointError.about("restore", .file(entry.name)) {
                 switch try place(of: entry, context) {
                 case .given: return
-                case .remapped(.ghost(let id)): try GhostFiles.check(id, context)
+                case .remapped(.ghost(let id)): try GhostFiles.check(id, entry, context)
                 case .remapped(.linked(let id)): if !context.imagesAreForChecks { _ = try LinkRemap.temporaryName(id, entry, context) }
                 case .remapped(.process(let number)): try DeadProcess.check(number)
                 case .path:

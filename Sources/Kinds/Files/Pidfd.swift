@@ -50,7 +50,7 @@ package enum Pidfd: OpenFileKind {
 
     /// Lends a process that ends when `body` does, so that pidfds of it are pidfds of the dead.
     private static func withDyingProcess(_ body: (ThreadID) throws -> Void) throws {
-        let program = try FileDescriptor.memory("stasis-pidfd", flags: 0x10 /* MFD_EXEC */)
+        let program = try FileDescriptor.memory("stasis-pidfd", executable: true)
         try program.write(Stub.image(at: 1 << 22))  // it only waits
         let pid = clinux_spawn(program.number, 0, 0, 0, -1)
         guard pid > 0 else { throw CheckpointError("restore", .object("pidfds of processes that are gone"), "\(SyscallError("clone3", nil, -pid))") }

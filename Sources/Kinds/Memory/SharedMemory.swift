@@ -261,12 +261,7 @@ package enum SharedMemory {
     }
 
     private static func memfd(_ entry: MemfdInodeEntry, huge: UInt32) throws(SyscallError) -> FileDescriptor {
-        let flags = 2 /* MFD_ALLOW_SEALING */ | huge & (4 | 0x3f << 26)
-        do throws(SyscallError) { return try FileDescriptor.memory(entry.name, flags: flags | 0x10 /* MFD_EXEC, Linux 6.3 */) }
-        catch {
-            guard error.errno == Errno(EINVAL) else { throw error }
-            return try FileDescriptor.memory(entry.name, flags: flags)
-        }
+        try FileDescriptor.memory(entry.name, flags: 2 /* MFD_ALLOW_SEALING */ | huge & (4 | 0x3f << 26), executable: true)
     }
 
     /// Shared anonymous memory has no name to open it by but that of a mapping: /proc/self/map_files (proc(5)).
@@ -283,11 +278,13 @@ package enum SharedMemory {
 /// What fstatfs(2) tells of a file's filesystem.
 package struct FileSystemStatus {
     package let type: UInt64, blockSize: UInt64
+    /// What users without privileges can still write.
+    package let freeBytes: UInt64
     package init(_ descriptor: FileDescriptor) throws(SyscallError) {
         var raw = [UInt8](repeating: 0, count: 256)
         try Syscall.call("fstatfs", SYS_fstatfs, bytes: &raw, at: 1, Int(descriptor.number), on: .fd(descriptor.number))
         func word(_ at: Int) -> UInt64 { (0..<8).reduce(0) { $0 | UInt64(raw[at * 8 + $1]) << (8 * $1) } }
-        (type, blockSize) = (word(0), word(1))
+        (type, blockSize, freeBytes) = (word(0), word(1), word(4).multipliedReportingOverflow(by: word(1)).partialValue)
     }
     /// The size of its pages, when it is a hugetlbfs (HUGETLBFS_MAGIC, linux/magic.h).
     package var hugePageSize: UInt64? { type == 0x9584_58f6 ? blockSize : nil }

@@ -123,6 +123,14 @@ package enum InetSocket: OpenFileKind {
         return groups
     }
 
+    private static func bind(_ socket: FileDescriptor, toDevice entry: InetSkEntry) throws {
+        let name = entry.opts.soBoundDev
+        do throws(SyscallError) { try socket.setOption(SocketOption.bindToDevice, bytes: Array(name.utf8.prefix(15)) + [0]) } catch {
+            guard error.errno == Errno(ENODEV) else { throw error }
+            throw CheckpointError("restore", .inetSocket(entry), "there is no network interface \(name)", remedy: "make it first, with that name", errno: error.errno)
+        }
+    }
+
     /// A socket as the image has it, or the one that --inherit-fd gives for it (then nothing more is to be done to it).
     /// Options that decide which addresses it may be bound to are set; it is not bound.
     /// - Parameter connected: its device is set last (`complete`): the connection's state is brought back by packets through another one.
@@ -134,7 +142,7 @@ package enum InetSocket: OpenFileKind {
             try socket.setOption(InetOption.v6only, level: InetOption.ipv6, to: entry.v6Only ? Int32(1) : 0)
         }
         if entry.opts.hasOwnerUid || entry.opts.hasOwnerGid { try Files.setOwner(socket.procPath, uid: entry.opts.ownerUid, gid: entry.opts.ownerGid) }
-        if entry.opts.hasSoBoundDev && !connected { try socket.setOption(SocketOption.bindToDevice, bytes: Array(entry.opts.soBoundDev.utf8.prefix(15)) + [0]) }
+        if entry.opts.hasSoBoundDev && !connected { try bind(socket, toDevice: entry) }
         // What was possible once has to be possible again: the options' own values come last (`finish`).
         try socket.setOption(SocketOption.reuseAddress, to: Int32(1))
         if entry.opts.soReuseport { try socket.setOption(SocketOption.reusePort, to: Int32(1)) }

@@ -94,6 +94,17 @@ package enum PacketSocket: OpenFileKind {
 
     // MARK: Restore
 
+    package static func check(_ entries: [FileEntry], _ context: RestoreContext) throws {
+        for entry in entries.map(\.psk) {
+            try context.verify("\(subject(entry))", "its interface is there") { try requireInterface(entry) }
+        }
+    }
+
+    private static func requireInterface(_ entry: PacketSockEntry) throws {
+        guard entry.ifindex != 0, Interface(index: entry.ifindex) == nil else { return }
+        throw CheckpointError("restore", subject(entry), "there is no network interface with index \(entry.ifindex)", remedy: "make it first: ip link add ... index \(entry.ifindex)", errno: Errno(ENODEV))
+    }
+
     package static func make(_ entries: [FileEntry], _ context: RestoreContext) throws {
         for file in entries {
             guard file.hasPsk else { throw CheckpointError("restore", .image("files.img"), "entry \(file.id) of type PACKETSK holds no psk message") }
@@ -104,6 +115,7 @@ package enum PacketSocket: OpenFileKind {
 
     /// A socket without protocol gets no packets: it is bound when everything that decides about packets is in place.
     private static func make(_ entry: PacketSockEntry) throws -> FileDescriptor {
+        try requireInterface(entry)
         let isOld = entry.type == oldType
         let socket = try FileDescriptor.socket(family, Int32(bitPattern: entry.type), isOld ? Int32(bitPattern: entry.protocol) : 0)
         func set(_ option: Int32, _ value: UInt32) throws {
@@ -135,9 +147,7 @@ package enum PacketSocket: OpenFileKind {
         } else if entry.protocol != 0 || entry.ifindex != 0 {
             // struct sockaddr_ll: u16 family, u16 protocol, interface, and 12 bytes that bind(2) does not look at
             let address: [UInt8] = [17, 0, UInt8(truncatingIfNeeded: entry.protocol), UInt8(truncatingIfNeeded: entry.protocol >> 8)] + little32(entry.ifindex)
-            try CheckpointError.about("restore", subject(entry), remedy: "make the network interface with index \(entry.ifindex) first") {
-                try socket.bind(SocketAddress(bytes: address + [UInt8](repeating: 0, count: 12)))
-            }
+            try socket.bind(SocketAddress(bytes: address + [UInt8](repeating: 0, count: 12)))
         }
         if entry.hasFanout, entry.fanout != .max { try socket.setOption(Option.fanout, level: level, to: entry.fanout) }
         try FileOwner.restore(entry.fown, on: socket)

@@ -22,12 +22,12 @@ package enum ProcessAttributes {
         CheckpointError("restore", .task(process), "its OOM score adjustment \(score) is below ours", remedy: "restore with CAP_SYS_RESOURCE")
     }
 
-    /// What `restore` would refuse.
+    /// What `restore` would refuse. How low a score may be the kernel tells nobody: tried on ourselves, for a moment.
     package static func check(_ core: TaskCoreEntry, of process: ThreadID) throws {
-        guard core.hasOomScoreAdj, (try? Proc.status(.current))?.hexadecimal("CapEff").map({ $0 & 1 << 24 == 0 }) == true,
-            let least = (try? Files.text("/proc/self/oom_score_adj"))?.split(separator: "\n").first.flatMap({ Int32($0) }), core.oomScoreAdj < least
-        else { return }
-        throw tooSafe(core.oomScoreAdj, process)
+        let own = "/proc/self/oom_score_adj"
+        guard core.hasOomScoreAdj, let now = try? Files.text(own), let score = now.split(separator: "\n").first.flatMap({ Int32($0) }), core.oomScoreAdj < score else { return }
+        guard (try? Files.write("\(core.oomScoreAdj)", to: own)) != nil else { throw tooSafe(core.oomScoreAdj, process) }
+        try? Files.write("\(score)", to: own)
     }
 
     /// Written by us, who may (raising the OOM score's minimum needs CAP_SYS_RESOURCE); values that hold already are left alone.
