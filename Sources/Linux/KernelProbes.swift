@@ -46,20 +46,11 @@ public enum KernelProbe {
 
     /// Documentation/admin-guide/mm/soft-dirty.rst: after "4" in clear_refs, bit 55 of a page's pagemap word says it was written.
     public static var softDirty: Bool {
-        let size = 4096
-        let address = unsafe Syscall.raw(SYS_mmap, 0, size, Int(PROT_READ | PROT_WRITE), Int(MAP_PRIVATE | MAP_ANONYMOUS), -1, 0)
-        guard address > 0, let page = unsafe UnsafeMutablePointer<UInt8>(bitPattern: address) else { return false }
-        defer { _ = unsafe Syscall.raw(SYS_munmap, address, size) }
-        let isDirty = { () -> Bool in
-            guard let file = try? FileDescriptor.open("/proc/self/pagemap", O_RDONLY),
-                let word = try? file.read(8, at: address / size * 8), word.count == 8
-            else { return false }
-            return word[6] & 0x80 != 0
-        }
-        unsafe page.pointee = 1
-        guard (try? FileDescriptor.open("/proc/self/clear_refs", O_WRONLY).write(Array("4".utf8))) != nil, !isDirty() else { return false }
-        unsafe page.pointee = 2
-        return isDirty()
+        guard let page = FreshPage() else { return false }
+        page.write()
+        guard (try? FileDescriptor.open("/proc/self/clear_refs", O_WRONLY).write(Array("4".utf8))) != nil, page.word?.contains(.softDirty) == false else { return false }
+        page.write()
+        return page.word?.contains(.softDirty) == true
     }
 
     /// Write protection that the kernel takes away by itself (UFFD_FEATURE_WP_ASYNC and what it needs, 6.7), and the scan that tells.

@@ -21,7 +21,13 @@ final class FileCollector {
     init(_ context: DumpContext, processes: [ThreadID]) throws {
         self.context = context
         var pidfds = [ThreadID: FileDescriptor]()
-        for id in processes { pidfds[id] = try CheckpointError.about("dump", .task(id)) { try FileDescriptor.process(id) } }
+        for id in processes {
+            do throws(SyscallError) { pidfds[id] = try FileDescriptor.process(id) } catch {
+                guard error.errno == Errno(EINVAL) else { throw CheckpointError("dump", .task(id), "\(error)", errno: error.errno) }
+                throw CheckpointError(
+                    "dump", .task(id), "the first thread of its process has ended, and this kernel gives out files by the first thread only", remedy: "dump under Linux 6.9 or newer", errno: error.errno)
+            }
+        }
         self.pidfds = pidfds
     }
 

@@ -18,9 +18,20 @@ package enum Eventfd: OpenFileKind {
         let info = try file.info()
         guard let count = info.hexadecimal("eventfd-count") else { throw CheckpointError("dump", file.subject, "its fdinfo has no eventfd-count") }
         (entry.efd.id, entry.efd.flags, entry.efd.counter) = (file.id, file.flags, count)
-        if info["eventfd-semaphore"] == "1" { entry.efd.semaphore = true }
+        if try info["eventfd-semaphore"].map({ $0 == "1" }) ?? (context.savesMemory && isSemaphore(file.descriptor, count)) { entry.efd.semaphore = true }
         entry.efd.fown = try file.owner()
         return entry
+    }
+
+    /// Kernels before 6.5 don't say, and it is tried: a semaphore gives 1 at a read and keeps the rest (eventfd(2)). The tree stands still, and
+    /// what is taken is put back at once.
+    private static func isSemaphore(_ file: FileDescriptor, _ count: UInt64) throws -> Bool {
+        let raised: UInt64 = count < 2 ? 2 : 0
+        if raised > 0 { try file.write(little64(raised)) }
+        let taken: UInt64 = try file.read(8).word(at: 0), left = count + raised - taken
+        if left < count { try file.write(little64(count - left)) }
+        for _ in 0..<(left > count ? left - count : 0) { _ = try file.read(8) }
+        return taken == 1
     }
 
     /// eventfd2(2) takes 32 bits of a 64-bit count, so a larger one goes in by write(2): at most 2^64 - 2.

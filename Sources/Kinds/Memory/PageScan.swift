@@ -114,23 +114,21 @@ package struct PageScan {
         return runs
     }
 
-    /// One 64-bit word a page: bit 63 present, 62 swapped, 61 of a file or shared, 55 soft-dirty.
+    /// Kernels before 6.7, which have no scan: mapping by mapping, for between them lie terabytes.
     private func readPagemap(_ range: Range<UInt64>, onlyClean: Bool = false) throws(SyscallError) -> [Range<UInt64>] {
         var runs = [Range<UInt64>]()
-        var page = range.lowerBound / 4096
-        let last = range.upperBound / 4096
-        while page < last {
-            let count = Int(min(last - page, 65536))
-            let bytes = try pagemap.read(count * 8, at: Int(page * 8))
-            if bytes.isEmpty { break }
-            for index in 0..<(bytes.count / 8) {
-                let top = bytes[index * 8 + 7]
-                guard top & 0xc0 != 0, top & 0x20 == 0, !onlyClean || bytes[index * 8 + 6] & 0x80 == 0 else { continue }
-                let start = (page + UInt64(index)) * 4096
-                if let run = runs.last, run.upperBound == start { runs[runs.count - 1] = run.lowerBound..<(start + 4096) }
-                else { runs.append(start..<(start + 4096)) }
+        for mapping in try Mapping.all(of: process, withFlags: false) where mapping.start < range.upperBound && range.lowerBound < mapping.end {
+            let part = (mapping.start..<mapping.end).clamped(to: range)
+            for page in stride(from: part.lowerBound, to: part.upperBound, by: 65536 * 4096) {
+                let count = Int(min(part.upperBound - page, 65536 * 4096) / 4096)
+                let words = try pagemap.read(count * 8, at: Int(page / 4096 * 8))
+                for index in 0..<(words.count / 8) {
+                    let word = PagemapWord(rawValue: words.word(at: index * 8))
+                    guard word.isOwn, !onlyClean || !word.contains(.softDirty) else { continue }
+                    let start = page + UInt64(index) * 4096
+                    if let run = runs.last, run.upperBound == start { runs[runs.count - 1] = run.lowerBound..<(start + 4096) } else { runs.append(start..<(start + 4096)) }
+                }
             }
-            page += UInt64(bytes.count / 8)
         }
         return runs
     }
