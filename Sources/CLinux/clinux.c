@@ -2,8 +2,10 @@
 #include "clinux.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <sched.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -158,13 +160,34 @@ int clinux_guard(int pipe, const int32_t *descriptors, const int32_t *reuse, int
     return result;
 }
 
-/// Both share memory and descriptors, and the caller stands still until the child has ended, as with vfork(2): nothing is copied.
+struct conduct { int (*body)(void *); void *context; sigset_t mask; };
+static void *conducting(void *argument) {
+    struct conduct *conduct = argument;
+    sigprocmask(SIG_SETMASK, &conduct->mask, NULL);
+    _exit(conduct->body(conduct->context));
+}
+/// The work has a thread of its own: the first one shares its thread-local storage with the parent, and there libraries remember a thread's
+/// id (Swift's Mutex, glibc's mutexes with owners), to which the kernel says that it is none of this process.
+static int conducted(void *argument) {
+    struct conduct *conduct = argument;
+    pthread_t thread;
+    sigset_t all;  // signals come to the thread that works, as far as it wants them
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, &conduct->mask);
+    prctl(PR_SET_NAME, "conductor");
+    if (pthread_create(&thread, NULL, conducting, conduct)) _exit(1);
+    pthread_join(thread, NULL);
+    return 1;
+}
+
+/// The child is called "conductor". Both share memory and descriptors, and the caller stands still until the child has ended, as with vfork(2): nothing is copied.
 int clinux_conduct(int (*body)(void *), void *context) {
-    enum { stack_size = 8 << 20, guard_size = 4096 };
+    enum { stack_size = 1 << 16, guard_size = 4096 };
     char *stack = mmap(NULL, stack_size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
     if (stack == MAP_FAILED) return -errno;
     mprotect(stack, guard_size, PROT_NONE);
-    int status = 0, pid = clone(body, stack + stack_size, CLONE_VM | CLONE_VFORK | CLONE_FILES | CLONE_FS | SIGCHLD, context);
+    struct conduct conduct = {.body = body, .context = context};
+    int status = 0, pid = clone(conducted, stack + stack_size, CLONE_VM | CLONE_VFORK | CLONE_FILES | CLONE_FS | SIGCHLD, &conduct);
     if (pid < 0) return -errno;
     while (waitpid(pid, &status, 0) < 0) if (errno != EINTR) return -errno;
     return status;

@@ -20,17 +20,20 @@ public enum Foreground {
         for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP] { unsafe sigaddset(&signals, signal) }
         let work = Work {
             unsafe sigprocmask(SIG_BLOCK, &signals, nil)
-            var name = Array("conductor\0".utf8)
-            _ = try? Syscall.call("prctl(PR_SET_NAME)", SYS_prctl, bytes: &name, at: 1, 15)
             allowDeath()
             return body()
         }
-        let ended = unsafe clinux_conduct({ unsafe Unmanaged<Work>.fromOpaque($0!).takeUnretainedValue().body() }, Unmanaged.passRetained(work).toOpaque())
-        if ended < 0 { exit(body()) }  // no memory for a second process: then without its protection
-        switch Program.End(waitStatus: ended) {
+        switch perform(work) {
         case .exited(let status): exit(status)
         case .killed(let signal): exit(128 + signal)
+        case nil: exit(body())  // no memory for a second process: then without its protection
         }
+    }
+
+    /// How the child ended; nil where there was none.
+    static func perform(_ work: Work) -> Program.End? {
+        let status = unsafe clinux_conduct({ unsafe Unmanaged<Work>.fromOpaque($0!).takeUnretainedValue().body() }, Unmanaged.passRetained(work).toOpaque())
+        return status < 0 ? nil : Program.End(waitStatus: status)
     }
 
     /// Puts off our death until `step` is done.
@@ -54,7 +57,7 @@ public enum Foreground {
     }
 }
 
-private final class Work {
+final class Work {
     let body: () -> Int32
     init(_ body: @escaping () -> Int32) { self.body = body }
 }
