@@ -28,9 +28,9 @@ extension EndToEnd {
         }
 
         @Test("the program itself goes on, and has no child that it did not make") func goesOn() throws {
-            let run = try Run("memory-writer")
-            run.reporting(again: "Tests/run-workload memory-writer snapshot", as: "snapshot-goes-on") { run in
-                try run.start(["--detached", "memory-writer"])
+            let run = try Run("memory-private")
+            run.reporting(again: "Tests/run-workload memory-private snapshot", as: "snapshot-goes-on") { run in
+                try run.start(["--detached", "memory-private"])
                 try run.awaitReady()
                 for _ in 0..<5 { try run.dump(["--snapshot"]) }
                 let children = String.contents(of: "/proc/\(run.root)/task/\(run.root)/children") ?? ""

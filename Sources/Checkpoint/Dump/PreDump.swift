@@ -48,10 +48,8 @@ package enum PreDump {
             result.statistics.frozenTime = UInt32(truncatingIfNeeded: (thawed - tree.began) / 1000)
             result.statistics.memdumpTime = UInt32(truncatingIfNeeded: (thawed - tree.stood) / 1000)
             let images = DumpImages(directory: request.images, compression: request.settings.compression)
-            if let server {
-                try send(found, to: server, incremental, request, &result.statistics)
-                try server.finish()
-            } else { try copy(found, images, incremental, request, &result.statistics) }
+            try copy(found, images, server, incremental, request, &result.statistics)
+            try server?.finish()
             result.statistics.memwriteTime = UInt32(truncatingIfNeeded: (Clock.monotonic() - thawed) / 1000)
             try commit.finish(images, inventory: inventory(incremental, request))
         } catch {
@@ -102,59 +100,22 @@ package enum PreDump {
         for thread in process.threads { try FrozenRegisters.prepareThaw(thread.task) }
     }
 
-    /// The entries are written behind the pages: only what could be read is said to be there.
-    private static func copy(_ found: [Found], _ images: DumpImages, _ incremental: Incremental, _ request: Dump.Request, _ statistics: inout DumpStatsEntry) throws {
+    private static func copy(_ found: [Found], _ images: DumpImages, _ server: PageServerClient?, _ incremental: Incremental, _ request: Dump.Request, _ statistics: inout DumpStatsEntry) throws {
         let buffer = PageBuffer()
         let total = found.reduce(0) { $0 + $1.runs.pages * 4096 }
         var done: UInt64 = 0
         for (index, part) in found.enumerated() {
-            let pages = try images.pagesFile(UInt32(index + 1), pagemap: "pagemap-\(part.process).img")
-            let copier = PageCopier(of: part.view, buffer)
-            var entries = PageEntries(), offset: UInt64 = 0
-            for run in part.runs.runs {
-                guard run.flags & PageRuns.present != 0 else {
-                    entries.add(run.range, run.flags)
-                    statistics.pagesSkippedParent += UInt64(run.range.count) / 4096
-                    continue
-                }
-                try copier.copy(run.range) { piece, content in
-                    guard let content else { return incremental.forget(piece, of: part.process) }
-                    try CheckpointError.about("write", .image(pages.name), remedy: "free space, or give another directory with -D") { try pages.append(content) }
-                    entries.add(piece, run.flags)
-                    offset += UInt64(piece.count)
-                    done += UInt64(piece.count)
-                    request.progress("memory of \(part.process)", done, total)
-                }
+            let target: any PageTarget
+            if let server {
+                _ = try server.open(.task(UInt32(part.process.rawValue)))
+                target = PageServerTarget(server, of: part.process)
+            } else { target = PagesFileTarget(try images.pagesFile(UInt32(index + 1), pagemap: "pagemap-\(part.process).img")) }
+            let copied = try part.runs.copy(by: PageCopier(of: part.view, buffer), to: target, gone: { incremental.forget($0, of: part.process) }) { [done] in
+                request.progress("memory of \(part.process)", done + $0, total)
             }
-            try pages.isWhole()
-            pages.entries = entries.entries
-            statistics.pagesWritten += offset / 4096
-        }
-    }
-
-    /// A page is announced when it has been read: one that is gone is left out.
-    private static func send(_ found: [Found], to server: PageServerClient, _ incremental: Incremental, _ request: Dump.Request, _ statistics: inout DumpStatsEntry) throws {
-        let buffer = PageBuffer()
-        let total = found.reduce(0) { $0 + $1.runs.pages * 4096 }
-        var done: UInt64 = 0
-        for part in found {
-            _ = try server.open(.task(UInt32(part.process.rawValue)))
-            let copier = PageCopier(of: part.view, buffer)
-            for run in part.runs.runs {
-                guard run.flags & PageRuns.present != 0 else {
-                    try server.add(run.range, flags: run.flags)
-                    statistics.pagesSkippedParent += UInt64(run.range.count) / 4096
-                    continue
-                }
-                try copier.copy(run.range) { piece, content in
-                    guard let content else { return incremental.forget(piece, of: part.process) }
-                    try server.add(piece, flags: run.flags)
-                    try CheckpointError.about("send", .object("pages of task \(part.process)"), remedy: "see the page server's log") { try content.write(to: server.stream) }
-                    done += UInt64(piece.count)
-                    statistics.pagesWritten += UInt64(piece.count) / 4096
-                    request.progress("memory of \(part.process)", done, total)
-                }
-            }
+            done += copied
+            statistics.pagesWritten += copied / 4096
+            statistics.pagesSkippedParent += part.runs.count(of: PageRuns.parent)
         }
     }
 
@@ -167,20 +128,5 @@ package enum PreDump {
         entry.dumpCriuRunID = incremental.run
         entry.stasis.checksums = true
         return entry
-    }
-}
-
-/// Entries of a pagemap, adjacent ones of the same kind joined.
-struct PageEntries {
-    private(set) var entries: [PagemapEntry] = []
-    mutating func add(_ range: Range<UInt64>, _ flags: UInt32) {
-        let pages = UInt64(range.count) / 4096
-        if let last = entries.last, last.flags == flags, last.vaddr + last.nrPages * 4096 == range.lowerBound {
-            entries[entries.count - 1].nrPages += pages
-            return
-        }
-        var entry = PagemapEntry()
-        (entry.vaddr, entry.compatNrPages, entry.flags, entry.nrPages) = (range.lowerBound, 0, flags, pages)
-        entries.append(entry)
     }
 }

@@ -281,7 +281,7 @@ final class ProcessDumper {
         if let pages, !pages.isCompressed {
             try write(runs.pieces, of: runs, to: pages, from: source)
             try pages.isWhole(runs.pages * 4096)
-        } else if pages != nil || context.receiver != nil { try copyOut(runs, from: source, to: pages) }
+        } else { try copyOut(runs, from: source, to: pages) }
     }
 
     /// Nil where the pages go to a page server, or nowhere: then only the pagemap is written.
@@ -318,29 +318,14 @@ final class ProcessDumper {
         }
     }
 
-    /// Through our buffer, piece by piece, in the order of the runs: compressed, or to a page server (a target blocked in a write to a socket could
-    /// not be let go at any moment).
+    /// Through our buffer: compressed, or to a page server.
     private func copyOut(_ runs: PageRuns, from source: PageSource, to pages: NewPagesFile?) throws {
+        let target: any PageTarget
+        if let pages { target = PagesFileTarget(pages) } else if let receiver = context.receiver { target = PageServerTarget(receiver, of: id) } else { return }
         var copier = PageCopier(of: source.process, PageBuffer())
         copier.blanks = source.blanks
-        let total = runs.pages * 4096, receiver = context.receiver
-        var done: UInt64 = 0
-        for run in runs.runs {
-            guard run.flags & PageRuns.present != 0 else {
-                try receiver?.add(run.range, flags: run.flags)
-                continue
-            }
-            try copier.copy(run.range) { piece, content in
-                guard let content else { throw CheckpointError("dump", .mapping(piece, name: "", of: id), "this page can't be read") }
-                if let receiver {
-                    try receiver.add(piece, flags: run.flags)
-                    try CheckpointError.about("send", .object("pages of task \(id)"), remedy: "see the page server's log") { try content.write(to: receiver.stream) }
-                } else { try pages?.append(content) }
-                done += UInt64(piece.count)
-                progress(done, total)
-            }
-        }
-        try pages?.isWhole()
+        let total = runs.pages * 4096
+        _ = try runs.copy(by: copier, to: target, gone: { throw CheckpointError("dump", .mapping($0, name: "", of: id), "this page can't be read") }) { progress($0, total) }
     }
 
     private func guardRanges(_ scan: PageScan) throws -> [Range<UInt64>] {

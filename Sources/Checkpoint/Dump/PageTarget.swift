@@ -1,0 +1,85 @@
+import ImageMessages
+import Images
+import Kinds
+import Linux
+import Pages
+
+/// Takes pages that we copy, in address order.
+protocol PageTarget: AnyObject {
+    /// Pages without content: an older image has them, or they come later.
+    func note(_ range: Range<UInt64>, flags: UInt32) throws
+    func take(_ range: Range<UInt64>, flags: UInt32, _ content: PageBuffer) throws
+    /// All has come.
+    func finish() throws
+}
+
+/// A pages file, compressed or not. What has come is what its pagemap says.
+final class PagesFileTarget: PageTarget {
+    private let pages: NewPagesFile
+    private var entries = PageEntries()
+    init(_ pages: NewPagesFile) { self.pages = pages }
+
+    func note(_ range: Range<UInt64>, flags: UInt32) { entries.add(range, flags) }
+    func take(_ range: Range<UInt64>, flags: UInt32, _ content: PageBuffer) throws {
+        try CheckpointError.about("write", .image(pages.name), remedy: "free space, or give another directory with -D") { try pages.append(content) }
+        entries.add(range, flags)
+    }
+    func finish() throws {
+        try pages.isWhole()
+        pages.entries = entries.entries
+    }
+}
+
+/// A page server that has been told whose pages come. They go through our buffer: a target blocked in a write to a socket could not be let go
+/// at any moment.
+final class PageServerTarget: PageTarget {
+    private let server: any PageReceiver, process: ThreadID
+    init(_ server: any PageReceiver, of process: ThreadID) { (self.server, self.process) = (server, process) }
+
+    func note(_ range: Range<UInt64>, flags: UInt32) throws { try server.add(range, flags: flags) }
+    /// A page is announced when it has been read: one that is gone is left out.
+    func take(_ range: Range<UInt64>, flags: UInt32, _ content: PageBuffer) throws {
+        try server.add(range, flags: flags)
+        try CheckpointError.about("send", .object("pages of task \(process)"), remedy: "see the page server's log") { try content.write(to: server.stream) }
+    }
+    func finish() {}
+}
+
+extension PageRuns {
+    /// Copies the pages, piece by piece, in the order of the runs. Answers how many bytes had content.
+    /// - Parameters:
+    ///   - gone: told of a page that can't be read.
+    ///   - progress: told the bytes copied so far.
+    func copy(by copier: PageCopier, to target: any PageTarget, gone: (Range<UInt64>) throws -> Void, progress: (UInt64) -> Void) throws -> UInt64 {
+        var done: UInt64 = 0
+        for run in runs {
+            guard run.flags & PageRuns.present != 0 else {
+                try target.note(run.range, flags: run.flags)
+                continue
+            }
+            try copier.copy(run.range) { piece, content in
+                guard let content else { return try gone(piece) }
+                try target.take(piece, flags: run.flags, content)
+                done += UInt64(piece.count)
+                progress(done)
+            }
+        }
+        try target.finish()
+        return done
+    }
+}
+
+/// Entries of a pagemap, adjacent ones of the same kind joined.
+struct PageEntries {
+    private(set) var entries: [PagemapEntry] = []
+    mutating func add(_ range: Range<UInt64>, _ flags: UInt32) {
+        let pages = UInt64(range.count) / 4096
+        if let last = entries.last, last.flags == flags, last.vaddr + last.nrPages * 4096 == range.lowerBound {
+            entries[entries.count - 1].nrPages += pages
+            return
+        }
+        var entry = PagemapEntry()
+        (entry.vaddr, entry.compatNrPages, entry.flags, entry.nrPages) = (range.lowerBound, 0, flags, pages)
+        entries.append(entry)
+    }
+}
