@@ -38,6 +38,9 @@ int clinux_fork(void) {
 struct clinux_cpuid clinux_cpuid(uint32_t leaf, uint32_t subleaf) {
     struct clinux_cpuid result = {0, 0, 0, 0};
 #if defined(__x86_64__)
+    uint32_t highest;  // beyond it a CPU repeats the last leaf
+    __asm__("cpuid" : "=a"(highest) : "a"(leaf & 0x80000000) : "ebx", "ecx", "edx");
+    if (leaf > highest) return result;
     __asm__("cpuid" : "=a"(result.eax), "=b"(result.ebx), "=c"(result.ecx), "=d"(result.edx) : "a"(leaf), "c"(subleaf));
 #endif
     return result;

@@ -74,6 +74,9 @@ public enum KernelProbe {
         return (try? file.ioctl("UFFDIO_API", 0xc018_aa3f, &argument)) != nil && argument.features & wanted == wanted
     }
 
+    /// madvise(2) looks at the advice before it finds that no byte is meant.
+    public static func knows(advice: Int) -> Bool { unsafe Syscall.raw(SYS_madvise, 0, 0, advice) == 0 }
+
     public static var hugeMemfd: Bool { (try? FileDescriptor.memory("probe", flags: 4)) != nil }
 
     public static var asynchronousIO: Bool {
@@ -115,6 +118,9 @@ public enum KernelProbe {
 
     /// prctl(PR_TIMER_CREATE_RESTORE_IDS, PR_TIMER_CREATE_RESTORE_IDS_GET), 6.15.
     public static var timerIds: Bool { unsafe Syscall.raw(SYS_prctl, 77, 2) >= 0 }
+
+    /// prctl(PR_GET_MDWE), 6.3.
+    public static var denyWriteExecute: Bool { unsafe Syscall.raw(SYS_prctl, 66, 0, 0, 0, 0) >= 0 }
 
     public static var openat2: Bool { unsafe Syscall.raw(437, Int(AT_FDCWD), 0, 0, 0) == -Int(EINVAL) }
 

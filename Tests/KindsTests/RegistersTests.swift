@@ -50,6 +50,14 @@ import Testing
         unused.xsave.xstateBv = 2
         let area = try ExtendedRegisters(unused, template: [UInt8](Self.template.prefix(832)), small).area
         #expect(area.count == 832 && area.word(UInt64.self, at: 512) == 2)
+        var keys = unused
+        (keys.xsave.xstateBv, keys.xsave.pkru) = (keys.xsave.xstateBv | 1 << 9, [0x5555_5554, 0])
+        #expect(throws: Never.self) { try ExtendedRegisters(keys, template: [UInt8](Self.template.prefix(832)), small) }
+        keys.xsave.pkru = [0x5555_5550, 0]
+        #expect(throws: ExtendedRegisters.Mismatch.self) { try ExtendedRegisters(keys, template: [UInt8](Self.template.prefix(832)), small) }
+        // A CPU without XSAVE.
+        #expect(try ExtendedRegisters(unused, template: [UInt8](Self.template.prefix(512)), .init(places: [:])).area.count == 512)
+        #expect(throws: ExtendedRegisters.Mismatch.self) { try ExtendedRegisters(golden, template: [UInt8](Self.template.prefix(512)), .init(places: [:])) }
     }
 
     @Test("arrays of a wrong length are refused", arguments: 0..<4)

@@ -39,7 +39,7 @@ static void ask(const char *who) {
     struct timespec direct, plain, real, resolution;
     struct timeval day;
     must(clock_gettime(CLOCK_MONOTONIC, &plain));
-    check(later(&plain, &before), "%s: the clock went back", who);
+    check(travels() || later(&plain, &before), "%s: the clock went back", who);
     if (found) {
         check(found(CLOCK_MONOTONIC, &direct) == 0 && later(&direct, &plain), "%s: the vDSO's own clock is behind", who);
         check(direct.tv_sec - plain.tv_sec < 60, "%s: the vDSO's own clock is %ld s ahead", who, (long)(direct.tv_sec - plain.tv_sec));

@@ -59,6 +59,7 @@ void ready(void);      // says ready, then awaits go: the line at which the tree
 void say_ready(void);  // only says it, for a workload that waits in its own way
 void await_go(void);
 bool may_go(void);
+bool travels(void);  // whether it goes on under another kernel, with other clocks and another vDSO
 /// The control files' paths, for a workload that changes its root: strips `prefix` from all three.
 void strip_control_paths(const char *prefix);
 

@@ -13,7 +13,7 @@ long clinux_syscall(long number, long a, long b, long c, long d, long e, long f)
 /// fork(2), for going to the background: the caller must have no other threads. 0 in the child, or minus errno.
 int clinux_fork(void);
 
-/// The CPUID instruction; zeros on other architectures.
+/// The CPUID instruction; zeros for leaves that this CPU does not have, and on other architectures.
 struct clinux_cpuid { uint32_t eax, ebx, ecx, edx; };
 struct clinux_cpuid clinux_cpuid(uint32_t leaf, uint32_t subleaf);
 

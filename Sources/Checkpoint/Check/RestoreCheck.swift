@@ -91,6 +91,7 @@ package struct RestoreCheck {
         if let room = MemoryRoom.Room.here, sum > room.available, processes.allSatisfy({ $0.bytes <= room.total }) {
             doubtful("memory", "the images have \(Quantity.bytes(sum)), of which processes may share a part; \(Quantity.bytes(room.available)) are free", remedy: "free memory, or add swap space")
         }
+        for error in KernelNeeds.refusals(input) { refused(error) }
         look("address spaces", "there is a hole for the restore itself") {
             _ = try MemoryPlan.commonHole(input.processes.values.map(\.mm), size: MemoryRestorer.Places.size)
         }

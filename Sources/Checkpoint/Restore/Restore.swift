@@ -114,7 +114,7 @@ package final class Restore {
         try request.plugins.check(input.inventory)
         plan = try TreePlan(input.members, shellJob: request.settings.shellJob)
         try input.checkIDs(plan)
-        if let refused = CallerRights.refusals(input, plan).first { throw refused }
+        if let refused = (CallerRights.refusals(input, plan) + KernelNeeds.refusals(input)).first { throw refused }
         try MemoryRoom.check(input.processes.values.map { ($0.pid, $0.pages.bytes) })
         context = RestoreContext(settings: request.settings, log: request.log, images: images, files: input.files)
         context.runID = input.inventory.dumpCriuRunID

@@ -110,7 +110,11 @@ package enum TunFile: OpenFileKind {
         if !exists { _ = try? set("TUNSETIFINDEX", Request.setIndex, entry.ifindex) }
         let flags = entry.link.flags
         var request = Interface.request(entry.netdev, [UInt8(truncatingIfNeeded: flags & settable), UInt8(truncatingIfNeeded: (flags & settable) >> 8)])
-        try Syscall.call("ioctl(TUNSETIFF)", SYS_ioctl, bytes: &request, at: 2, Int(file.number), Int(Request.setInterface), on: .path(entry.netdev))
+        do throws(SyscallError) { try Syscall.call("ioctl(TUNSETIFF)", SYS_ioctl, bytes: &request, at: 2, Int(file.number), Int(Request.setInterface), on: .path(entry.netdev)) }
+        catch {
+            guard error.errno == Errno(EBUSY), !exists, let other = Interface(index: entry.ifindex) else { throw error }
+            throw CheckpointError("restore", .object("tun interface \(entry.netdev)"), "its number \(entry.ifindex) is taken by \(other.name)", remedy: "remove that interface", errno: error.errno)
+        }
         try set("TUNSETSNDBUF", Request.setSendBuffer, entry.link.sndbuf)
         if !exists {
             try set("TUNSETVNETHDRSZ", Request.setHeaderSize, entry.link.vnethdr)

@@ -16,11 +16,7 @@ package enum Processor {
 
 /// The leaves of CPUID that the image tells of (Intel SDM 2, CPUID; AMD APM 3, appendix E).
 struct CPUID {
-    private let highest = clinux_cpuid(0, 0).eax, highestExtended = clinux_cpuid(0x8000_0000, 0).eax
-
-    private func leaf(_ number: UInt32, _ sub: UInt32 = 0) -> clinux_cpuid {
-        number <= (number >= 0x8000_0000 ? highestExtended : highest) ? clinux_cpuid(number, sub) : clinux_cpuid()
-    }
+    private func leaf(_ number: UInt32, _ sub: UInt32 = 0) -> clinux_cpuid { clinux_cpuid(number, sub) }
 
     var entry: CpuinfoX86Entry {
         var entry = CpuinfoX86Entry()

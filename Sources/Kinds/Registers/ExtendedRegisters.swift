@@ -1,6 +1,7 @@
 import CLinux
+package import Graft
 package import ImageMessages
-import Linux
+package import Linux
 
 /// x87, SSE, AVX, AVX-512, MPX and protection key registers: the XSAVE area in the standard format, as PTRACE_GETREGSET
 /// NT_X86_XSTATE has it ⇄ user_x86_fpregs_entry. (Intel SDM 1, chapter 13; arch/x86/include/asm/fpu/types.h)
@@ -47,6 +48,15 @@ package struct ExtendedRegisters: Equatable, Sendable {
     }
 
     package struct Mismatch: Error, CustomStringConvertible { package let description: String }
+
+    /// Whether this CPU has XSAVE and the kernel uses it (OSXSAVE); else there is but FXSAVE's part (arch/x86/kernel/fpu/regset.c).
+    private static let hasComponents = clinux_cpuid(1, 0).ecx & 1 << 27 != 0
+    private static let note = hasComponents ? Int(CLINUX_NT_X86_XSTATE) : 2  // NT_PRFPREG
+    /// The size of the area here.
+    static let size = hasComponents ? max(576, Int(clinux_cpuid(0xd, 0).ebx)) : 512
+
+    package init(of task: TracedTask) throws(SyscallError) { area = try task.registerSet(Self.note) }
+    package func set(in task: TracedTask) throws(SyscallError) { try task.setRegisterSet(Self.note, area) }
 
     /// FXSAVE's 512 bytes, XSTATE_BV at 512, components behind 576.
     package var area: [UInt8]
@@ -107,10 +117,6 @@ package struct ExtendedRegisters: Equatable, Sendable {
         area.put(known, at: 28)
         area.put(entry.stSpace, at: 32)
         area.put(entry.xmmSpace, at: 160)
-        guard template.count >= 576 else {
-            self.area = area
-            return
-        }
         // Legacy registers not in their initial state must be marked as used, whatever the image says.
         var used: UInt64 = entry.hasXsave ? entry.xsave.xstateBv & 3 : 3
         if entry.cwd != 0x37f || entry.swd != 0 || entry.twd != 0 || entry.stSpace.contains(where: { $0 != 0 }) { used |= 1 }
@@ -133,6 +139,8 @@ package struct ExtendedRegisters: Equatable, Sendable {
             }
             guard fits, let place else {
                 if xsave.xstateBv & bit == 0 || words.allSatisfy({ $0 == 0 }) { return }
+                // What every task begins with where there are protection keys: nothing but key 0 (arch/x86/mm/pkeys.c, init_pkru_value).
+                if component == .protectionKeys, words[0] == 0x5555_5554 { return }
                 throw Mismatch(description: "the task used \(component.name) registers, which this CPU does not have")
             }
             area.put(words, at: place.offset)
@@ -145,7 +153,7 @@ package struct ExtendedRegisters: Equatable, Sendable {
         try put(.zmmUpper, xsave.zmmUpper)
         try put(.zmm16, xsave.hi16Zmm)
         try put(.protectionKeys, xsave.pkru)
-        area.put(used, at: 512)
+        if area.count >= 576 { area.put(used, at: 512) }
         self.area = area
     }
 }

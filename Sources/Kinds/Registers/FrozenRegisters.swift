@@ -24,7 +24,7 @@ package struct FrozenRegisters {
             throw Self.narrow(task.id)
         }
         signalMask = try task.signalMask()
-        extended = ExtendedRegisters(area: try task.registerSet(Int(CLINUX_NT_X86_XSTATE)))
+        extended = try ExtendedRegisters(of: task)
         rseq = try task.rseqConfiguration()
         segments = Self.descriptors(of: task)
         memory = RemoteMemory(of: task.id)

@@ -14,9 +14,9 @@ package enum RestoredRegisters {
         }
     }
 
-    private static func area(_ info: ThreadInfoX86, _ template: [UInt8], _ thread: ThreadID) throws -> [UInt8] {
+    private static func registers(_ info: ThreadInfoX86, _ template: [UInt8], _ thread: ThreadID) throws -> ExtendedRegisters {
         try CheckpointError.about("restore the registers of", .task(thread), remedy: "restore on a CPU with the features of the one that dumped") {
-            try ExtendedRegisters(info.fpregs, template: template).area
+            try ExtendedRegisters(info.fpregs, template: template)
         }
     }
 
@@ -24,9 +24,9 @@ package enum RestoredRegisters {
     package static func check(_ info: ThreadInfoX86, of thread: ThreadID) throws {
         try check(info, thread: thread)
         // What PTRACE_GETREGSET gives of a task that has used nothing yet.
-        var template = [UInt8](repeating: 0, count: max(512, Int(clinux_cpuid(0xd, 0).ebx)))
+        var template = [UInt8](repeating: 0, count: ExtendedRegisters.size)
         template.put(UInt32(0xffff), at: 28)
-        _ = try area(info, template, thread)
+        _ = try registers(info, template, thread)
     }
 
     /// Sets extended registers, TLS descriptors, general registers and blocked signals of a stopped thread. It may be detached
@@ -36,9 +36,7 @@ package enum RestoredRegisters {
     ///   - sleep: what `SleepRestore.begin` answered.
     package static func apply(_ info: ThreadInfoX86, mask: UInt64, sleep: SleepRestore.Outcome, to task: TracedTask) throws {
         try check(info, thread: task.id)
-        let template = try task.registerSet(Int(CLINUX_NT_X86_XSTATE))
-        let area = try area(info, template, task.id)
-        try task.setRegisterSet(Int(CLINUX_NT_X86_XSTATE), area)
+        try registers(info, try ExtendedRegisters(of: task).area, task.id).set(in: task)
         for entry in info.tls where !entry.segNotPresent && (12...14).contains(entry.entryNumber) {
             var flags: UInt32 = entry.seg32Bit ? 1 : 0
             flags |= (entry.contentsL ? 2 : 0) | (entry.contentsH ? 4 : 0) | (entry.readExecOnly ? 8 : 0)

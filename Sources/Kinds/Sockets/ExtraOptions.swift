@@ -1,3 +1,4 @@
+import Glibc
 package import ImageMessages
 package import Linux
 
@@ -94,7 +95,11 @@ package enum ExtraOptions {
                 throw CheckpointError("restore", .object("socket option \(option.number) of level \(option.level)"), "with \(value.count) bytes it is unknown for this kind of socket")
             }
             if (try? socket.option(number, level: level, room: known.size)) == value { continue }
-            try socket.setOption(number, level: level, bytes: value)
+            do throws(SyscallError) { try socket.setOption(number, level: level, bytes: value) } catch {
+                guard (level, number) == (6, 13), error.errno == Errno(ENOENT) else { throw error }  // TCP_CONGESTION (tcp(7))
+                let name = String(decoding: value.prefix { $0 != 0 }, as: UTF8.self)
+                throw CheckpointError("restore", .object("TCP socket"), "its congestion control \(name) is not there", remedy: "modprobe tcp_\(name)", errno: error.errno)
+            }
         }
     }
 }
