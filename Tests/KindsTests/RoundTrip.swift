@@ -43,11 +43,11 @@ final class RoundTrip {
             return id
         }
         context.saveFile = { descriptor, _ in try save(descriptor) }
+        // They hold the context, and us.
+        defer { (context.late, context.saveFile) = ([], nil) }
         for file in files { _ = try save(file) }
         for step in context.late { try step() }
         try images.finish()
-        context.late = []
-        context.saveFile = nil
     }
 
     /// Makes everything in the images again, in the order of the entries.
