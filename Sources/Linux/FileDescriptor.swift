@@ -234,24 +234,6 @@ public enum Files {
         try Syscall.call("unlink", SYS_unlinkat, path: path, at: 1, Int(directory), Int(flags))
     }
 
-    /// symlinkat(2): `name` in the directory leads to `target`.
-    public static func makeLink(_ name: String, to target: String, in directory: Int32) throws(SyscallError) {
-        let result: Int = unsafe target.withCString { to in
-            unsafe name.withCString { unsafe Syscall.raw(SYS_symlinkat, Int(bitPattern: to), Int(directory), Int(bitPattern: $0)) }
-        }
-        if result < 0 { throw SyscallError("symlink", .path(name), Int32(-result)) }
-    }
-
-    /// renameat(2) within one directory, replacing what has the new name.
-    public static func rename(_ old: String, to new: String, in directory: Int32) throws(SyscallError) {
-        let result: Int = unsafe old.withCString { from in
-            unsafe new.withCString { to in
-                unsafe Syscall.raw(SYS_renameat2, Int(directory), Int(bitPattern: from), Int(directory), Int(bitPattern: to))
-            }
-        }
-        if result < 0 { throw SyscallError("rename", .path(old), Int32(-result)) }
-    }
-
     public static func write(_ text: String, to path: String, flags: Int32 = O_WRONLY) throws(SyscallError) {
         do throws(SyscallError) { try FileDescriptor.open(path, flags, mode: 0o644).write(Array(text.utf8)) }
         catch {

@@ -15,11 +15,8 @@ public enum Foreground {
     public static func run(_ body: @escaping () -> Int32) -> Never {
         parent.store(getpid(), ordering: .relaxed)
         // Ctrl-C, Ctrl-Z and a terminal that goes away concern both: the one in front dies of them, the other sees that at a good moment.
-        var signals = sigset_t()
-        unsafe sigemptyset(&signals)
-        for signal in [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP] { unsafe sigaddset(&signals, signal) }
         let work = Work {
-            unsafe sigprocmask(SIG_BLOCK, &signals, nil)
+            Signals.hold([SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP])
             allowDeath()
             return body()
         }

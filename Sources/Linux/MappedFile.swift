@@ -12,7 +12,17 @@ import Glibc
         unsafe address = UnsafeMutableRawPointer(bitPattern: result)!
         self.count = count
     }
+    private init(mapped address: Int, count: Int) { unsafe (self.address, self.count) = (UnsafeMutableRawPointer(bitPattern: address)!, count) }
     deinit { unsafe munmap(address, count) }
+
+    /// Shared anonymous memory as an open file. It has no name to open it by but that of a mapping: /proc/self/map_files (proc(5)).
+    /// - Parameter flags: of mmap(2), beside MAP_SHARED and MAP_ANONYMOUS.
+    public static func sharedMemory(_ count: Int, flags: Int = 0) throws(SyscallError) -> FileDescriptor {
+        let address = try Syscall.check("mmap") { unsafe Syscall.raw(SYS_mmap, 0, count, 3, 0x21 | flags, -1, 0) }
+        let mapping = MappedFile(mapped: address, count: count)
+        defer { withExtendedLifetime(mapping) {} }
+        return try FileDescriptor.open("/proc/self/map_files/\(String(address, radix: 16))-\(String(address + count, radix: 16))", O_RDWR)
+    }
 
     public func read(_ range: Range<Int>) -> [UInt8] {
         precondition(range.lowerBound >= 0 && range.upperBound <= count)

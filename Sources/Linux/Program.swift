@@ -79,6 +79,15 @@ public enum Program {
         }
     }
 
+    /// For a helper that outlives who started it: it is called `name`, stands in no directory, and holds nothing but its standard descriptors.
+    /// What whoever called stasis left open is not for it: he may wait for the end of that.
+    public static func standAlone(as name: String) {
+        _ = unsafe Syscall.raw(SYS_close_range, 3, Int(UInt32.max))
+        _ = unsafe chdir("/")
+        var name = Array(name.utf8) + [0]
+        _ = try? Syscall.call("prctl(PR_SET_NAME)", SYS_prctl, bytes: &name, at: 1, 15)
+    }
+
     public static func wait(for program: ThreadID) throws(SyscallError) -> End {
         var status: Int32 = 0
         while true {

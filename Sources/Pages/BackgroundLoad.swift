@@ -29,11 +29,7 @@ package enum BackgroundLoad {
     /// The loader itself: what `stasis load-pages` runs, with its starter's socket as standard input. Answers the exit status.
     package static func run() -> Int32 {
         let starter = FileDescriptor(owning: STDIN_FILENO), log = Log(level: .info)
-        // What whoever called stasis left open is not for us, who outlive it.
-        _ = unsafe Syscall.raw(SYS_close_range, 3, Int(UInt32.max))
-        _ = unsafe chdir("/")
-        var name = Array("stasis-loader\0".utf8)
-        _ = try? Syscall.call("prctl(PR_SET_NAME)", SYS_prctl, bytes: &name, at: 1, 15)
+        Program.standAlone(as: "stasis-loader")
         do {
             guard let message = try starter.receive(room: 1, flags: 0), let images = message.descriptors.first else { return 1 }
             let chain = try PageChain(try ImageDirectory(images), verifies: message.bytes == [1])

@@ -49,7 +49,7 @@ package final class Incremental {
     package static func link(_ target: String, in images: FileDescriptor) throws {
         try CheckpointError.about("write", .image("parent")) {
             if (try? Files.link("parent", at: images.number)) != nil { try Files.unlink("parent", at: images.number) }
-            try Files.makeLink("parent", to: target, in: images.number)
+            try Files.makeSymbolicLink("parent", target: target, in: images.number)
         }
     }
 

@@ -64,11 +64,7 @@ package enum TrackerKeeper {
     /// The keeper itself: what `stasis keep-trackers` runs, with its starter's socket as standard input.
     package static func run() throws(SyscallError) {
         let starter = FileDescriptor(owning: STDIN_FILENO)
-        // What whoever called stasis left open is not for us, who outlive it: he may wait for its end.
-        _ = unsafe Syscall.raw(SYS_close_range, 3, Int(UInt32.max))
-        _ = unsafe chdir("/")
-        var name = Array("stasis-keeper\0".utf8)
-        _ = try? Syscall.call("prctl(PR_SET_NAME)", SYS_prctl, bytes: &name, at: 1, 15)
+        Program.standAlone(as: "stasis-keeper")
         var listener: FileDescriptor?, entries = [Entry]()
         while true {
             guard let message = try starter.receive(room: 4096, flags: 0), !message.bytes.isEmpty else { return }  // the starter is gone

@@ -163,7 +163,7 @@ enum GhostFiles {
         for file in files where ghost.anchors[file.name] == nil {
             var path = first
             if file.name != files[0].name && ghost.status.type != S_IFDIR {
-                path = try names.add(file.name, ghost: id) { path throws in try Links.make(path, toPath: first) }
+                path = try names.add(file.name, ghost: id) { path throws in try Files.makeLink(path, to: first) }
             }
             ghost.anchors[file.name] = try FileDescriptor.open(path, Int32(bitPattern: OpenFlags.path) | O_NOFOLLOW)
             for other in files where other.name == file.name && other.flags & OpenFlags.noFollow != 0 {
@@ -199,7 +199,7 @@ enum GhostFiles {
         case S_IFDIR: try Syscall.call("mkdir", SYS_mkdirat, path: path, at: 1, Int(AT_FDCWD), 0o700)
         case S_IFIFO, S_IFCHR, S_IFBLK, S_IFSOCK:
             try Syscall.call("mknod", SYS_mknodat, path: path, at: 1, Int(AT_FDCWD), Int(entry.mode & S_IFMT | 0o600), Int(entry.rdev))
-        case S_IFLNK: try Links.makeSymbolic(path, target: entry.symlnkTarget)
+        case S_IFLNK: try Files.makeSymbolicLink(path, target: entry.symlnkTarget)
         default: throw SyscallError("create a file of mode 0\(String(entry.mode, radix: 8))", .path(path), EINVAL)
         }
     }
@@ -210,17 +210,8 @@ enum GhostFiles {
         try Syscall.call("chown", SYS_fchownat, path: path, at: 1, Int(AT_FDCWD), Int(entry.uid), Int(entry.gid), noFollow)
         if entry.mode & S_IFMT != S_IFLNK { try Syscall.call("chmod", SYS_fchmodat, path: path, at: 1, Int(AT_FDCWD), Int(entry.mode & 0o7777)) }
         guard entry.hasAtim && entry.hasMtim else { return }
-        func nanoseconds(_ time: Timeval) -> Int { Int(min(time.tvUsec, 999_999)) * 1000 }
-        let times = [
-            timespec(tv_sec: Int(truncatingIfNeeded: entry.atim.tvSec), tv_nsec: nanoseconds(entry.atim)),
-            timespec(tv_sec: Int(truncatingIfNeeded: entry.mtim.tvSec), tv_nsec: nanoseconds(entry.mtim)),
-        ]
-        let result: Int = unsafe times.withUnsafeBytes { times in
-            unsafe path.withCString {
-                unsafe Syscall.raw(SYS_utimensat, Int(AT_FDCWD), Int(bitPattern: $0), Int(bitPattern: times.baseAddress), noFollow)
-            }
-        }
-        if result < 0 { throw SyscallError("utimensat", .path(path), Int32(-result)) }
+        func time(_ time: Timeval) -> (Int, Int) { (Int(truncatingIfNeeded: time.tvSec), Int(min(time.tvUsec, 999_999)) * 1000) }
+        try Files.setTimes(path, access: time(entry.atim), change: time(entry.mtim))
     }
 }
 
@@ -252,15 +243,5 @@ struct TemporaryNames {
     mutating func removeAll() {
         for name in names.reversed() { try? Files.unlink(name.path, flags: name.isDirectory ? AT_REMOVEDIR : 0) }
         names = []
-    }
-}
-
-extension Links {
-    static func makeSymbolic(_ path: String, target: String) throws(SyscallError) {
-        var text = Array(target.utf8) + [0]
-        let result: Int = unsafe text.withUnsafeMutableBytes { text in
-            unsafe path.withCString { unsafe Syscall.raw(SYS_symlinkat, Int(bitPattern: text.baseAddress), Int(AT_FDCWD), Int(bitPattern: $0)) }
-        }
-        if result < 0 { throw SyscallError("symlink", .path(path), Int32(-result)) }
     }
 }

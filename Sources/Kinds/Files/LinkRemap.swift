@@ -43,7 +43,7 @@ enum LinkRemap {
             // Left from another dump in this directory: the restorer takes the name from the image, so any will do.
             for name in [base] + (1..<100).map({ "\(base).\($0)" }) {
                 do throws(SyscallError) {
-                    try Links.make(name, to: found.descriptor)
+                    try Files.makeLink(name, to: found.descriptor)
                     return name
                 } catch {
                     if error.errno.rawValue == EEXIST { continue }
@@ -65,7 +65,7 @@ enum LinkRemap {
         let (temporary, status) = try temporaryName(id, entry, context)
         forget(temporary, context)
         // Under its old name where that is free, so that /proc/PID/fd tells the same as before.
-        if (try? Links.make(entry.name, toPath: temporary)) != nil {
+        if (try? Files.makeLink(entry.name, to: temporary)) != nil {
             defer { try? Files.unlink(entry.name) }
             return try PathFiles.open(path: entry.name, entry, flags, context)
         }
@@ -100,22 +100,5 @@ enum LinkRemap {
     private final class Forgotten: DumpState {
         var names: Set<String> = []
         init() {}
-    }
-}
-
-/// linkat(2).
-enum Links {
-    /// A name for an open file that has at least one name already. Through /proc, for AT_EMPTY_PATH wants CAP_DAC_READ_SEARCH.
-    static func make(_ name: String, to file: FileDescriptor) throws(SyscallError) { try make(name, toPath: file.procPath, flags: AT_SYMLINK_FOLLOW) }
-
-    static func make(_ name: String, toPath existing: String, flags: Int32 = 0) throws(SyscallError) {
-        var old = Array(existing.utf8) + [0]
-        let result: Int = unsafe old.withUnsafeMutableBytes { old in
-            unsafe name.withCString { new in
-                unsafe Syscall.raw(
-                    SYS_linkat, Int(AT_FDCWD), Int(bitPattern: old.baseAddress), Int(AT_FDCWD), Int(bitPattern: new), Int(flags))
-            }
-        }
-        if result < 0 { throw SyscallError("linkat", .path(name), Int32(-result)) }
     }
 }

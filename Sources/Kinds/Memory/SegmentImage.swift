@@ -47,23 +47,10 @@ package struct SegmentImage {
 
     private func fillMapped(_ file: FileDescriptor) throws {
         guard let length = Int(exactly: (size + Self.page - 1) & ~(Self.page - 1)), length > 0 else { return }
-        let address = try Syscall.check("mmap", .fd(file.number)) { unsafe Syscall.raw(SYS_mmap, 0, length, 3, 1 /* MAP_SHARED */, Int(file.number), 0) }
-        defer { _ = unsafe Syscall.raw(SYS_munmap, address, length) }
+        let memory = try MappedFile(file, count: length)
         for run in pages.runs {
-            if pages.files[run.file].regions != nil {
-                try PagesReader(pages.files[run.file]).eachPiece(of: run.offset..<(run.offset + UInt64(run.range.count))) { buffer, part, at in
-                    try buffer.write(part, to: .current, at: UInt64(address) + run.range.lowerBound + at - run.offset)
-                }
-                continue
-            }
-            let from = pages.files[run.file].descriptor.number
-            var done = 0
-            while done < run.range.count {
-                let got = try Syscall.call(
-                    "pread", SYS_pread64, Int(from), address + Int(run.range.lowerBound) + done, min(run.range.count - done, 1 << 30), Int(run.offset) + done,
-                    on: .fd(from))
-                if got == 0 { throw SyscallError("pread", .fd(from), EIO) }
-                done += got
+            try PagesReader(pages.files[run.file]).eachPiece(of: run.offset..<(run.offset + UInt64(run.range.count))) { buffer, part, offset in
+                memory.write(buffer.bytes(part), at: Int(run.range.lowerBound + offset - run.offset))
             }
         }
     }

@@ -264,14 +264,10 @@ package enum SharedMemory {
         try FileDescriptor.memory(entry.name, flags: 2 /* MFD_ALLOW_SEALING */ | huge & (4 | 0x3f << 26), executable: true)
     }
 
-    /// Shared anonymous memory has no name to open it by but that of a mapping: /proc/self/map_files (proc(5)).
     private static func anonymous(_ size: Int, huge: UInt32) throws -> FileDescriptor {
         guard size > 0 else { throw CheckpointError("restore", .image("memfd.img"), "shared anonymous memory of size 0") }
         let length = (size + Int(page) - 1) & ~(Int(page) - 1)
-        let flags = 0x21 /* MAP_SHARED | MAP_ANONYMOUS */ | 0x4000 /* MAP_NORESERVE */ | (huge == 0 ? 0 : 0x40000 | Int(huge & 0x3f << 26))
-        let address = try Syscall.check("mmap") { unsafe Syscall.raw(SYS_mmap, 0, length, 3, flags, -1, 0) }
-        defer { _ = unsafe Syscall.raw(SYS_munmap, address, length) }
-        return try FileDescriptor.open("/proc/self/map_files/\(String(address, radix: 16))-\(String(address + length, radix: 16))", O_RDWR)
+        return try MappedFile.sharedMemory(length, flags: 0x4000 /* MAP_NORESERVE */ | (huge == 0 ? 0 : 0x40000 | Int(huge & 0x3f << 26)))
     }
 }
 

@@ -266,13 +266,10 @@ final class TerminalRestore: DumpState {
 
     /// tcsetpgrp(3) for a job of our own session; SIGTTOU, which a background process gets for it, is held back meanwhile.
     private func giveToGroup(_ terminal: FileDescriptor, _ group: UInt32, _ context: RestoreContext) {
-        var blocked = sigset_t(), before = sigset_t()
-        unsafe sigemptyset(&blocked)
-        unsafe sigaddset(&blocked, SIGTTOU)
-        unsafe sigprocmask(SIG_BLOCK, &blocked, &before)
-        defer { unsafe _ = sigprocmask(SIG_SETMASK, &before, nil) }
-        do { try terminal.setTerminalNumber("TIOCSPGRP", 0x5410, Int32(bitPattern: group)) }
-        catch { context.log.info("the terminal's foreground group stays as it is: \(error)") }
+        Signals.holding([SIGTTOU]) {
+            do { try terminal.setTerminalNumber("TIOCSPGRP", 0x5410, Int32(bitPattern: group)) }
+            catch { context.log.info("the terminal's foreground group stays as it is: \(error)") }
+        }
     }
 
     // MARK: In tasks
