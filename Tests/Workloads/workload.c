@@ -199,7 +199,7 @@ void take_layout(struct layout *layout) {
         at = next;
         if (strncmp(line.name, "[vvar", 5) == 0) continue;
         // Another kernel's stands beside the one that the program knows.
-        if (travels() && (strcmp(line.name, "[vdso]") == 0 || line.start == getauxval(AT_SYSINFO_EHDR))) continue;
+        if (travels() && (strcmp(line.name, "[vdso]") == 0 || strcmp(line.name, "[vsyscall]") == 0 || line.start == getauxval(AT_SYSINFO_EHDR))) continue;
         if (strcmp(line.name, "[heap]") == 0) {
             line.end = 0;
             if (some && strcmp(previous.name, "[heap]") == 0) continue;
