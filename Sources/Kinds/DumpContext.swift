@@ -67,6 +67,12 @@ package final class DumpContext {
     /// gives the file id, saving the file when it is new. Set by the stage that collects descriptors.
     package var saveFile: ((FileDescriptor, _ foundBy: CheckpointError.Subject) throws -> UInt32)?
 
+    /// The dump is over: what was to be done holds this context, and with it the tree's open files.
+    package func forgetSteps() {
+        (undo, beforeKill, afterKill, late, background, endCopies) = ([], [], [], [], [], [])
+        saveFile = nil
+    }
+
     package init(settings: DumpSettings, log: Log, images: DumpImages, purpose: Purpose = .dump) {
         (self.settings, self.log, self.images, self.purpose) = (settings, log, images, purpose)
     }

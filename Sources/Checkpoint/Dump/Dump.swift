@@ -80,6 +80,7 @@ package enum Dump {
         (context.runID, context.hook) = (incremental.run, request.hook)
         context.receiver = server
         context.plugins = request.plugins
+        defer { context.forgetSteps() }
         do {
             try request.plugins.checkpointDevices(of: tree.living.map(\.id))
             var postponed: [UInt32: [Range<UInt64>]] = [:]
@@ -132,6 +133,7 @@ package enum Dump {
         let commit = try Commit(directory: request.images)
         let context = DumpContext(settings: request.settings, log: request.log, images: DumpImages(directory: request.images), purpose: .check)
         context.plugins = request.plugins
+        defer { context.forgetSteps() }
         var report = CheckReport("dump")
         do {
             try request.plugins.begin(.dump, request.pluginSession)
