@@ -105,28 +105,30 @@ final class ProcessDumper {
         var found = false
         for thread in process.threads {
             var tries = 0
-            defer {
-                if tries > 0 {
-                    try? FrozenRegisters.prepareThaw(thread.task)
-                    if let now = try? FrozenRegisters(thread.task, nil) { thread.registers = now }
-                }
-            }
             while place.contains(try thread.task.registers().rip) {
                 found = true
                 tries += 1
                 if tries > 1000 { throw CheckpointError("freeze", .task(thread.id), "it does not leave an old graft", remedy: "dump again") }
-                try thread.task.continue()
-                usleep(100)
-                try thread.task.interrupt()
-                while true {
-                    guard let event = try thread.task.wait() else { continue }
-                    if case .stopped = event { break }
-                    if thread.task.released { throw CheckpointError("freeze", .task(thread.id), "it ended", remedy: "dump again") }
-                    if case .signal(let signal) = event { try thread.task.continue(signal: signal) } else { try thread.task.continue() }
-                }
+                try Foreground.holding { try letRunOn(thread) }
             }
         }
         return found
+    }
+
+    /// It runs for a moment and stands again, as at the freeze.
+    private func letRunOn(_ thread: FrozenThread) throws {
+        try thread.task.continue()
+        usleep(100)
+        let probe = SleepProbe(of: thread.id, in: id)
+        try thread.task.interrupt()
+        while true {
+            guard let event = try thread.task.wait() else { continue }
+            if case .stopped = event { break }
+            if thread.task.released { throw CheckpointError("freeze", .task(thread.id), "it ended", remedy: "dump again") }
+            if case .signal(let signal) = event { try thread.task.continue(signal: signal) } else { try thread.task.continue() }
+        }
+        try FrozenRegisters.prepareThaw(thread.task)
+        thread.registers = try FrozenRegisters(thread.task, probe)
     }
 
     private func dumpIDs(_ sharing: inout Sharing, parent: ThreadID?) throws -> TaskKobjIdsEntry {

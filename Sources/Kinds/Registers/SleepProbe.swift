@@ -48,7 +48,7 @@ package struct SleepProbe: Sendable {
         defer { try? Affinity.set(usual) }
         // Asking for our CPU time brings the value up to date (kernel/sched/core.c, task_sched_runtime).
         Clock.threadTime()
-        return scheduled("/proc/self/sched")?.lastRun
+        return scheduled("/proc/thread-self/sched")?.lastRun
     }
 
     /// From the kernel function that a continued call sleeps in (proc(5), /proc/PID/wchan). Those of hrtimer_nanosleep_restart all
