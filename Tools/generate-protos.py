@@ -68,6 +68,33 @@ EXTENSION_MESSAGES = {
             ("optional", "bytes", "value", 3, ""),
         ]),
     ],
+    "fdinfo.proto": [
+        ("stasis_io_uring_file", "A slot of an io_uring's registered files.", [
+            ("optional", "uint32", "slot", 1, ""),
+            ("optional", "uint32", "file_id", 2, ""),
+        ]),
+        ("stasis_io_uring_buffer", "A slot of its registered buffers.", [
+            ("optional", "uint32", "slot", 1, ""),
+            ("optional", "uint64", "address", 2, ""),
+            ("optional", "uint64", "length", 3, "bytes"),
+        ]),
+        ("stasis_io_uring_entry", "An idle io_uring (io_uring(7)).", [
+            ("optional", "uint32", "id", 1, ""),
+            ("optional", "uint32", "flags", 2, "of the descriptor"),
+            ("optional", "message fown_entry", "fown", 3, ""),
+            ("optional", "uint32", "setup", 4, "IORING_SETUP_*, those that can be learnt"),
+            ("optional", "uint32", "submissions", 5, "entries of each ring"),
+            ("optional", "uint32", "completions", 6, ""),
+            ("optional", "uint32", "done", 7, "requests that were submitted and completed, modulo 2^32"),
+            ("repeated", "uint32", "offsets", 8, "in its memory: submission head, tail, array; completion head, tail, entries"),
+            ("optional", "bytes", "rings", 9, "their memory"),
+            ("optional", "bytes", "entries", 10, "of the submission ring"),
+            ("optional", "uint32", "file_slots", 11, ""),
+            ("repeated", "message stasis_io_uring_file", "files", 12, ""),
+            ("optional", "uint32", "buffer_slots", 13, ""),
+            ("repeated", "message stasis_io_uring_buffer", "buffers", 14, ""),
+        ]),
+    ],
     "pagemap.proto": [
         ("stasis_page_checksums", "Of a pages file: a CRC-32C for each page follows, 4 bytes, in the order of the pages.", [
             ("optional", "string", "pagemap", 1, "the pagemap image that the pages belong to"),
@@ -90,6 +117,9 @@ EXTENSION_MESSAGES = {
         ]),
     ],
 }
+
+# enum -> values of our own
+EXTENSION_VALUES = {"fd_types": [("STASIS_IO_URING", 20000)]}
 
 # message -> fields of our own in CRIU's message: (label, type, name, number, comment)
 EXTENSIONS = {
@@ -137,6 +167,7 @@ EXTENSIONS = {
         ("repeated", "bytes", "addresses", 20005, "its addresses: RTM_NEWADDR messages (rtnetlink(7)) without their headers"),
         ("repeated", "bytes", "routes", 20006, "routes over it: RTM_NEWROUTE messages without their headers"),
     ],
+    "file_entry": [("optional", "message stasis_io_uring_entry", "ring", 20000, "")],
     "reg_file_entry": [("optional", "bytes", "digest", 20000, "of the file's content, to recognise a changed file")],
     "inventory_entry": [("optional", "message stasis_inventory_ext", "stasis", 20000, "")],
 }
@@ -178,6 +209,9 @@ def read_tables(folder):
             files[proto].notes[name] = comment
             files[proto].messages[name] = [(l, k, n, i, "", c) for l, k, n, i, c in fields]
     for proto in files.values():
+        for enum, values in EXTENSION_VALUES.items():
+            if enum in proto.enums:
+                proto.enums[enum] += values
         for message, fields in EXTENSIONS.items():
             if message in proto.messages:
                 proto.messages[message] += [(l, k, n, i, "", c) for l, k, n, i, c in fields]

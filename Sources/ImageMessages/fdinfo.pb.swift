@@ -10,6 +10,11 @@
 
 /// Written by Tools/generate-protos.py from the format's tables; do not edit.
 
+#if canImport(FoundationEssentials)
+import FoundationEssentials
+#else
+import Foundation
+#endif
 import SwiftProtobuf
 
 // If the compiler emits an error on this type, it is because this file
@@ -46,6 +51,7 @@ public nonisolated enum fd_types: Int, SwiftProtobuf.Enum, Swift.CaseIterable {
   case pidfd = 20
   case ctlTty = 65534
   case autofsPipe = 65535
+  case stasisIoUring = 20000
 
   public init() {
     self = .und
@@ -317,6 +323,225 @@ public nonisolated struct file_entry: @unchecked Sendable {
   /// Clears the value of `pidfd`. Subsequent reads from it will return its default value.
   public mutating func clearPidfd() {_uniqueStorage()._pidfd = nil}
 
+  /// Stasis's own
+  public var ring: stasis_io_uring_entry {
+    get {_storage._ring ?? stasis_io_uring_entry()}
+    set {_uniqueStorage()._ring = newValue}
+  }
+  /// Returns true if `ring` has been explicitly set.
+  public var hasRing: Bool {_storage._ring != nil}
+  /// Clears the value of `ring`. Subsequent reads from it will return its default value.
+  public mutating func clearRing() {_uniqueStorage()._ring = nil}
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+
+  fileprivate var _storage = _StorageClass.defaultInstance
+}
+
+/// Stasis's own. A slot of an io_uring's registered files.
+public nonisolated struct stasis_io_uring_file: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  public var slot: UInt32 {
+    get {_slot ?? 0}
+    set {_slot = newValue}
+  }
+  /// Returns true if `slot` has been explicitly set.
+  public var hasSlot: Bool {self._slot != nil}
+  /// Clears the value of `slot`. Subsequent reads from it will return its default value.
+  public mutating func clearSlot() {self._slot = nil}
+
+  public var fileID: UInt32 {
+    get {_fileID ?? 0}
+    set {_fileID = newValue}
+  }
+  /// Returns true if `fileID` has been explicitly set.
+  public var hasFileID: Bool {self._fileID != nil}
+  /// Clears the value of `fileID`. Subsequent reads from it will return its default value.
+  public mutating func clearFileID() {self._fileID = nil}
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+
+  fileprivate var _slot: UInt32? = nil
+  fileprivate var _fileID: UInt32? = nil
+}
+
+/// Stasis's own. A slot of its registered buffers.
+public nonisolated struct stasis_io_uring_buffer: Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  public var slot: UInt32 {
+    get {_slot ?? 0}
+    set {_slot = newValue}
+  }
+  /// Returns true if `slot` has been explicitly set.
+  public var hasSlot: Bool {self._slot != nil}
+  /// Clears the value of `slot`. Subsequent reads from it will return its default value.
+  public mutating func clearSlot() {self._slot = nil}
+
+  public var address: UInt64 {
+    get {_address ?? 0}
+    set {_address = newValue}
+  }
+  /// Returns true if `address` has been explicitly set.
+  public var hasAddress: Bool {self._address != nil}
+  /// Clears the value of `address`. Subsequent reads from it will return its default value.
+  public mutating func clearAddress() {self._address = nil}
+
+  /// bytes
+  public var length: UInt64 {
+    get {_length ?? 0}
+    set {_length = newValue}
+  }
+  /// Returns true if `length` has been explicitly set.
+  public var hasLength: Bool {self._length != nil}
+  /// Clears the value of `length`. Subsequent reads from it will return its default value.
+  public mutating func clearLength() {self._length = nil}
+
+  public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public init() {}
+
+  fileprivate var _slot: UInt32? = nil
+  fileprivate var _address: UInt64? = nil
+  fileprivate var _length: UInt64? = nil
+}
+
+/// Stasis's own. An idle io_uring (io_uring(7)).
+public nonisolated struct stasis_io_uring_entry: @unchecked Sendable {
+  // SwiftProtobuf.Message conformance is added in an extension below. See the
+  // `Message` and `Message+*Additions` files in the SwiftProtobuf library for
+  // methods supported on all messages.
+
+  public var id: UInt32 {
+    get {_storage._id ?? 0}
+    set {_uniqueStorage()._id = newValue}
+  }
+  /// Returns true if `id` has been explicitly set.
+  public var hasID: Bool {_storage._id != nil}
+  /// Clears the value of `id`. Subsequent reads from it will return its default value.
+  public mutating func clearID() {_uniqueStorage()._id = nil}
+
+  /// of the descriptor
+  public var flags: UInt32 {
+    get {_storage._flags ?? 0}
+    set {_uniqueStorage()._flags = newValue}
+  }
+  /// Returns true if `flags` has been explicitly set.
+  public var hasFlags: Bool {_storage._flags != nil}
+  /// Clears the value of `flags`. Subsequent reads from it will return its default value.
+  public mutating func clearFlags() {_uniqueStorage()._flags = nil}
+
+  public var fown: fown_entry {
+    get {_storage._fown ?? fown_entry()}
+    set {_uniqueStorage()._fown = newValue}
+  }
+  /// Returns true if `fown` has been explicitly set.
+  public var hasFown: Bool {_storage._fown != nil}
+  /// Clears the value of `fown`. Subsequent reads from it will return its default value.
+  public mutating func clearFown() {_uniqueStorage()._fown = nil}
+
+  /// IORING_SETUP_*, those that can be learnt
+  public var setup: UInt32 {
+    get {_storage._setup ?? 0}
+    set {_uniqueStorage()._setup = newValue}
+  }
+  /// Returns true if `setup` has been explicitly set.
+  public var hasSetup: Bool {_storage._setup != nil}
+  /// Clears the value of `setup`. Subsequent reads from it will return its default value.
+  public mutating func clearSetup() {_uniqueStorage()._setup = nil}
+
+  /// entries of each ring
+  public var submissions: UInt32 {
+    get {_storage._submissions ?? 0}
+    set {_uniqueStorage()._submissions = newValue}
+  }
+  /// Returns true if `submissions` has been explicitly set.
+  public var hasSubmissions: Bool {_storage._submissions != nil}
+  /// Clears the value of `submissions`. Subsequent reads from it will return its default value.
+  public mutating func clearSubmissions() {_uniqueStorage()._submissions = nil}
+
+  public var completions: UInt32 {
+    get {_storage._completions ?? 0}
+    set {_uniqueStorage()._completions = newValue}
+  }
+  /// Returns true if `completions` has been explicitly set.
+  public var hasCompletions: Bool {_storage._completions != nil}
+  /// Clears the value of `completions`. Subsequent reads from it will return its default value.
+  public mutating func clearCompletions() {_uniqueStorage()._completions = nil}
+
+  /// requests that were submitted and completed, modulo 2^32
+  public var done: UInt32 {
+    get {_storage._done ?? 0}
+    set {_uniqueStorage()._done = newValue}
+  }
+  /// Returns true if `done` has been explicitly set.
+  public var hasDone: Bool {_storage._done != nil}
+  /// Clears the value of `done`. Subsequent reads from it will return its default value.
+  public mutating func clearDone() {_uniqueStorage()._done = nil}
+
+  /// in its memory: submission head, tail, array; completion head, tail, entries
+  public var offsets: [UInt32] {
+    get {_storage._offsets}
+    set {_uniqueStorage()._offsets = newValue}
+  }
+
+  /// their memory
+  public var rings: Data {
+    get {_storage._rings ?? Data()}
+    set {_uniqueStorage()._rings = newValue}
+  }
+  /// Returns true if `rings` has been explicitly set.
+  public var hasRings: Bool {_storage._rings != nil}
+  /// Clears the value of `rings`. Subsequent reads from it will return its default value.
+  public mutating func clearRings() {_uniqueStorage()._rings = nil}
+
+  /// of the submission ring
+  public var entries: Data {
+    get {_storage._entries ?? Data()}
+    set {_uniqueStorage()._entries = newValue}
+  }
+  /// Returns true if `entries` has been explicitly set.
+  public var hasEntries: Bool {_storage._entries != nil}
+  /// Clears the value of `entries`. Subsequent reads from it will return its default value.
+  public mutating func clearEntries() {_uniqueStorage()._entries = nil}
+
+  public var fileSlots: UInt32 {
+    get {_storage._fileSlots ?? 0}
+    set {_uniqueStorage()._fileSlots = newValue}
+  }
+  /// Returns true if `fileSlots` has been explicitly set.
+  public var hasFileSlots: Bool {_storage._fileSlots != nil}
+  /// Clears the value of `fileSlots`. Subsequent reads from it will return its default value.
+  public mutating func clearFileSlots() {_uniqueStorage()._fileSlots = nil}
+
+  public var files: [stasis_io_uring_file] {
+    get {_storage._files}
+    set {_uniqueStorage()._files = newValue}
+  }
+
+  public var bufferSlots: UInt32 {
+    get {_storage._bufferSlots ?? 0}
+    set {_uniqueStorage()._bufferSlots = newValue}
+  }
+  /// Returns true if `bufferSlots` has been explicitly set.
+  public var hasBufferSlots: Bool {_storage._bufferSlots != nil}
+  /// Clears the value of `bufferSlots`. Subsequent reads from it will return its default value.
+  public mutating func clearBufferSlots() {_uniqueStorage()._bufferSlots = nil}
+
+  public var buffers: [stasis_io_uring_buffer] {
+    get {_storage._buffers}
+    set {_uniqueStorage()._buffers = newValue}
+  }
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -327,7 +552,7 @@ public nonisolated struct file_entry: @unchecked Sendable {
 // MARK: - Code below here is support for the SwiftProtobuf runtime.
 
 nonisolated extension fd_types: SwiftProtobuf._ProtoNameProviding {
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0UND\0\u{1}REG\0\u{1}PIPE\0\u{1}FIFO\0\u{1}INETSK\0\u{1}UNIXSK\0\u{1}EVENTFD\0\u{1}EVENTPOLL\0\u{1}INOTIFY\0\u{1}SIGNALFD\0\u{1}PACKETSK\0\u{1}TTY\0\u{1}FANOTIFY\0\u{1}NETLINKSK\0\u{1}NS\0\u{1}TUNF\0\u{1}EXT\0\u{1}TIMERFD\0\u{1}MEMFD\0\u{1}BPFMAP\0\u{1}PIDFD\0\u{2}j\u{7f}\u{f}CTL_TTY\0\u{1}AUTOFS_PIPE\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{2}\0UND\0\u{1}REG\0\u{1}PIPE\0\u{1}FIFO\0\u{1}INETSK\0\u{1}UNIXSK\0\u{1}EVENTFD\0\u{1}EVENTPOLL\0\u{1}INOTIFY\0\u{1}SIGNALFD\0\u{1}PACKETSK\0\u{1}TTY\0\u{1}FANOTIFY\0\u{1}NETLINKSK\0\u{1}NS\0\u{1}TUNF\0\u{1}EXT\0\u{1}TIMERFD\0\u{1}MEMFD\0\u{1}BPFMAP\0\u{1}PIDFD\0\u{2}Lx\u{4}STASIS_IO_URING\0\u{2}^G\u{b}CTL_TTY\0\u{1}AUTOFS_PIPE\0")
 }
 
 nonisolated extension fdinfo_entry: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
@@ -394,7 +619,7 @@ nonisolated extension fdinfo_entry: SwiftProtobuf.Message, SwiftProtobuf._Messag
 
 nonisolated extension file_entry: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = "file_entry"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}type\0\u{1}id\0\u{1}reg\0\u{1}isk\0\u{1}nsf\0\u{1}psk\0\u{1}nlsk\0\u{1}efd\0\u{1}epfd\0\u{1}sgfd\0\u{1}tunf\0\u{1}tfd\0\u{1}ify\0\u{1}ffy\0\u{1}ext\0\u{1}usk\0\u{1}fifo\0\u{1}pipe\0\u{1}tty\0\u{1}memfd\0\u{1}bpf\0\u{1}pidfd\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}type\0\u{1}id\0\u{1}reg\0\u{1}isk\0\u{1}nsf\0\u{1}psk\0\u{1}nlsk\0\u{1}efd\0\u{1}epfd\0\u{1}sgfd\0\u{1}tunf\0\u{1}tfd\0\u{1}ify\0\u{1}ffy\0\u{1}ext\0\u{1}usk\0\u{1}fifo\0\u{1}pipe\0\u{1}tty\0\u{1}memfd\0\u{1}bpf\0\u{1}pidfd\0\u{2}Jx\u{4}ring\0")
 
   fileprivate class _StorageClass {
     var _type: fd_types? = nil
@@ -419,6 +644,7 @@ nonisolated extension file_entry: SwiftProtobuf.Message, SwiftProtobuf._MessageI
     var _memfd: memfd_file_entry? = nil
     var _bpf: bpfmap_file_entry? = nil
     var _pidfd: pidfd_entry? = nil
+    var _ring: stasis_io_uring_entry? = nil
 
       // This property is used as the initial default value for new instances of the type.
       // The type itself is protecting the reference to its storage via CoW semantics.
@@ -451,6 +677,7 @@ nonisolated extension file_entry: SwiftProtobuf.Message, SwiftProtobuf._MessageI
       _memfd = source._memfd
       _bpf = source._bpf
       _pidfd = source._pidfd
+      _ring = source._ring
     }
   }
 
@@ -485,6 +712,7 @@ nonisolated extension file_entry: SwiftProtobuf.Message, SwiftProtobuf._MessageI
       if let v = _storage._memfd, !v.isInitialized {return false}
       if let v = _storage._bpf, !v.isInitialized {return false}
       if let v = _storage._pidfd, !v.isInitialized {return false}
+      if let v = _storage._ring, !v.isInitialized {return false}
       return true
     }
   }
@@ -519,6 +747,7 @@ nonisolated extension file_entry: SwiftProtobuf.Message, SwiftProtobuf._MessageI
         case 20: try { try decoder.decodeSingularMessageField(value: &_storage._memfd) }()
         case 21: try { try decoder.decodeSingularMessageField(value: &_storage._bpf) }()
         case 22: try { try decoder.decodeSingularMessageField(value: &_storage._pidfd) }()
+        case 20000: try { try decoder.decodeSingularMessageField(value: &_storage._ring) }()
         default: break
         }
       }
@@ -597,6 +826,9 @@ nonisolated extension file_entry: SwiftProtobuf.Message, SwiftProtobuf._MessageI
       try { if let v = _storage._pidfd {
         try visitor.visitSingularMessageField(value: v, fieldNumber: 22)
       } }()
+      try { if let v = _storage._ring {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 20000)
+      } }()
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -628,6 +860,258 @@ nonisolated extension file_entry: SwiftProtobuf.Message, SwiftProtobuf._MessageI
         if _storage._memfd != rhs_storage._memfd {return false}
         if _storage._bpf != rhs_storage._bpf {return false}
         if _storage._pidfd != rhs_storage._pidfd {return false}
+        if _storage._ring != rhs_storage._ring {return false}
+        return true
+      }
+      if !storagesAreEqual {return false}
+    }
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension stasis_io_uring_file: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = "stasis_io_uring_file"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}slot\0\u{3}file_id\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularUInt32Field(value: &self._slot) }()
+      case 2: try { try decoder.decodeSingularUInt32Field(value: &self._fileID) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    try { if let v = self._slot {
+      try visitor.visitSingularUInt32Field(value: v, fieldNumber: 1)
+    } }()
+    try { if let v = self._fileID {
+      try visitor.visitSingularUInt32Field(value: v, fieldNumber: 2)
+    } }()
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: stasis_io_uring_file, rhs: stasis_io_uring_file) -> Bool {
+    if lhs._slot != rhs._slot {return false}
+    if lhs._fileID != rhs._fileID {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension stasis_io_uring_buffer: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = "stasis_io_uring_buffer"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}slot\0\u{1}address\0\u{1}length\0")
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    while let fieldNumber = try decoder.nextFieldNumber() {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch fieldNumber {
+      case 1: try { try decoder.decodeSingularUInt32Field(value: &self._slot) }()
+      case 2: try { try decoder.decodeSingularUInt64Field(value: &self._address) }()
+      case 3: try { try decoder.decodeSingularUInt64Field(value: &self._length) }()
+      default: break
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    // The use of inline closures is to circumvent an issue where the compiler
+    // allocates stack space for every if/case branch local when no optimizations
+    // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+    // https://github.com/apple/swift-protobuf/issues/1182
+    try { if let v = self._slot {
+      try visitor.visitSingularUInt32Field(value: v, fieldNumber: 1)
+    } }()
+    try { if let v = self._address {
+      try visitor.visitSingularUInt64Field(value: v, fieldNumber: 2)
+    } }()
+    try { if let v = self._length {
+      try visitor.visitSingularUInt64Field(value: v, fieldNumber: 3)
+    } }()
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: stasis_io_uring_buffer, rhs: stasis_io_uring_buffer) -> Bool {
+    if lhs._slot != rhs._slot {return false}
+    if lhs._address != rhs._address {return false}
+    if lhs._length != rhs._length {return false}
+    if lhs.unknownFields != rhs.unknownFields {return false}
+    return true
+  }
+}
+
+nonisolated extension stasis_io_uring_entry: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
+  public static let protoMessageName: String = "stasis_io_uring_entry"
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}id\0\u{1}flags\0\u{1}fown\0\u{1}setup\0\u{1}submissions\0\u{1}completions\0\u{1}done\0\u{1}offsets\0\u{1}rings\0\u{1}entries\0\u{3}file_slots\0\u{1}files\0\u{3}buffer_slots\0\u{1}buffers\0")
+
+  fileprivate class _StorageClass {
+    var _id: UInt32? = nil
+    var _flags: UInt32? = nil
+    var _fown: fown_entry? = nil
+    var _setup: UInt32? = nil
+    var _submissions: UInt32? = nil
+    var _completions: UInt32? = nil
+    var _done: UInt32? = nil
+    var _offsets: [UInt32] = []
+    var _rings: Data? = nil
+    var _entries: Data? = nil
+    var _fileSlots: UInt32? = nil
+    var _files: [stasis_io_uring_file] = []
+    var _bufferSlots: UInt32? = nil
+    var _buffers: [stasis_io_uring_buffer] = []
+
+      // This property is used as the initial default value for new instances of the type.
+      // The type itself is protecting the reference to its storage via CoW semantics.
+      // This will force a copy to be made of this reference when the first mutation occurs;
+      // hence, it is safe to mark this as `nonisolated(unsafe)`.
+      static nonisolated(unsafe) let defaultInstance = _StorageClass()
+
+    private init() {}
+
+    init(copying source: _StorageClass) {
+      _id = source._id
+      _flags = source._flags
+      _fown = source._fown
+      _setup = source._setup
+      _submissions = source._submissions
+      _completions = source._completions
+      _done = source._done
+      _offsets = source._offsets
+      _rings = source._rings
+      _entries = source._entries
+      _fileSlots = source._fileSlots
+      _files = source._files
+      _bufferSlots = source._bufferSlots
+      _buffers = source._buffers
+    }
+  }
+
+  fileprivate mutating func _uniqueStorage() -> _StorageClass {
+    if !isKnownUniquelyReferenced(&_storage) {
+      _storage = _StorageClass(copying: _storage)
+    }
+    return _storage
+  }
+
+  public var isInitialized: Bool {
+    return withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      if let v = _storage._fown, !v.isInitialized {return false}
+      return true
+    }
+  }
+
+  public mutating func decodeMessage<D: SwiftProtobuf.Decoder>(decoder: inout D) throws {
+    _ = _uniqueStorage()
+    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      while let fieldNumber = try decoder.nextFieldNumber() {
+        // The use of inline closures is to circumvent an issue where the compiler
+        // allocates stack space for every case branch when no optimizations are
+        // enabled. https://github.com/apple/swift-protobuf/issues/1034
+        switch fieldNumber {
+        case 1: try { try decoder.decodeSingularUInt32Field(value: &_storage._id) }()
+        case 2: try { try decoder.decodeSingularUInt32Field(value: &_storage._flags) }()
+        case 3: try { try decoder.decodeSingularMessageField(value: &_storage._fown) }()
+        case 4: try { try decoder.decodeSingularUInt32Field(value: &_storage._setup) }()
+        case 5: try { try decoder.decodeSingularUInt32Field(value: &_storage._submissions) }()
+        case 6: try { try decoder.decodeSingularUInt32Field(value: &_storage._completions) }()
+        case 7: try { try decoder.decodeSingularUInt32Field(value: &_storage._done) }()
+        case 8: try { try decoder.decodeRepeatedUInt32Field(value: &_storage._offsets) }()
+        case 9: try { try decoder.decodeSingularBytesField(value: &_storage._rings) }()
+        case 10: try { try decoder.decodeSingularBytesField(value: &_storage._entries) }()
+        case 11: try { try decoder.decodeSingularUInt32Field(value: &_storage._fileSlots) }()
+        case 12: try { try decoder.decodeRepeatedMessageField(value: &_storage._files) }()
+        case 13: try { try decoder.decodeSingularUInt32Field(value: &_storage._bufferSlots) }()
+        case 14: try { try decoder.decodeRepeatedMessageField(value: &_storage._buffers) }()
+        default: break
+        }
+      }
+    }
+  }
+
+  public func traverse<V: SwiftProtobuf.Visitor>(visitor: inout V) throws {
+    try withExtendedLifetime(_storage) { (_storage: _StorageClass) in
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every if/case branch local when no optimizations
+      // are enabled. https://github.com/apple/swift-protobuf/issues/1034 and
+      // https://github.com/apple/swift-protobuf/issues/1182
+      try { if let v = _storage._id {
+        try visitor.visitSingularUInt32Field(value: v, fieldNumber: 1)
+      } }()
+      try { if let v = _storage._flags {
+        try visitor.visitSingularUInt32Field(value: v, fieldNumber: 2)
+      } }()
+      try { if let v = _storage._fown {
+        try visitor.visitSingularMessageField(value: v, fieldNumber: 3)
+      } }()
+      try { if let v = _storage._setup {
+        try visitor.visitSingularUInt32Field(value: v, fieldNumber: 4)
+      } }()
+      try { if let v = _storage._submissions {
+        try visitor.visitSingularUInt32Field(value: v, fieldNumber: 5)
+      } }()
+      try { if let v = _storage._completions {
+        try visitor.visitSingularUInt32Field(value: v, fieldNumber: 6)
+      } }()
+      try { if let v = _storage._done {
+        try visitor.visitSingularUInt32Field(value: v, fieldNumber: 7)
+      } }()
+      if !_storage._offsets.isEmpty {
+        try visitor.visitRepeatedUInt32Field(value: _storage._offsets, fieldNumber: 8)
+      }
+      try { if let v = _storage._rings {
+        try visitor.visitSingularBytesField(value: v, fieldNumber: 9)
+      } }()
+      try { if let v = _storage._entries {
+        try visitor.visitSingularBytesField(value: v, fieldNumber: 10)
+      } }()
+      try { if let v = _storage._fileSlots {
+        try visitor.visitSingularUInt32Field(value: v, fieldNumber: 11)
+      } }()
+      if !_storage._files.isEmpty {
+        try visitor.visitRepeatedMessageField(value: _storage._files, fieldNumber: 12)
+      }
+      try { if let v = _storage._bufferSlots {
+        try visitor.visitSingularUInt32Field(value: v, fieldNumber: 13)
+      } }()
+      if !_storage._buffers.isEmpty {
+        try visitor.visitRepeatedMessageField(value: _storage._buffers, fieldNumber: 14)
+      }
+    }
+    try unknownFields.traverse(visitor: &visitor)
+  }
+
+  public static func ==(lhs: stasis_io_uring_entry, rhs: stasis_io_uring_entry) -> Bool {
+    if lhs._storage !== rhs._storage {
+      let storagesAreEqual: Bool = withExtendedLifetime((lhs._storage, rhs._storage)) { (_args: (_StorageClass, _StorageClass)) in
+        let _storage = _args.0
+        let rhs_storage = _args.1
+        if _storage._id != rhs_storage._id {return false}
+        if _storage._flags != rhs_storage._flags {return false}
+        if _storage._fown != rhs_storage._fown {return false}
+        if _storage._setup != rhs_storage._setup {return false}
+        if _storage._submissions != rhs_storage._submissions {return false}
+        if _storage._completions != rhs_storage._completions {return false}
+        if _storage._done != rhs_storage._done {return false}
+        if _storage._offsets != rhs_storage._offsets {return false}
+        if _storage._rings != rhs_storage._rings {return false}
+        if _storage._entries != rhs_storage._entries {return false}
+        if _storage._fileSlots != rhs_storage._fileSlots {return false}
+        if _storage._files != rhs_storage._files {return false}
+        if _storage._bufferSlots != rhs_storage._bufferSlots {return false}
+        if _storage._buffers != rhs_storage._buffers {return false}
         return true
       }
       if !storagesAreEqual {return false}

@@ -24,6 +24,7 @@ extension FileEntry {
         case .memfd: hasMemfd ? ("memfd", memfd.id) : nil
         case .bpfmap: hasBpf ? ("bpf", bpf.id) : nil
         case .pidfd: hasPidfd ? ("pidfd", pidfd.id) : nil
+        case .stasisIoUring: hasRing ? ("ring", ring.id) : nil
         case .und, .ctlTty, .autofsPipe: nil
         }
     }
@@ -48,6 +49,7 @@ extension FileEntry {
         case .memfd: memfd.fown
         case .pidfd: pidfd.fown
         case .bpfmap: bpf.fown
+        case .stasisIoUring: ring.fown
         case .fifo, .ns, .tunf, .und, .ctlTty, .autofsPipe: nil
         }
     }

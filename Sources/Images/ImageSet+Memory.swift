@@ -11,6 +11,7 @@ private enum MappingStatus {
     static let aioRing: UInt32 = 0x2000
     static let shadowStack: UInt32 = 0x8000
     static let guardRange: UInt32 = 0x10000
+    static let ioUring: UInt32 = 0x1000_0000
 }
 
 // Mappings and their pages (format 8 and 9).
@@ -56,10 +57,10 @@ extension ImageSet {
             if mapping.status & MappingStatus.vsyscall != 0 { continue }
             place.expect(mapping.end <= target.addressSpaceEnd, "end", "\(hex(mapping.end)) is above user space", &findings)
             place.expect([1, 2, 8].contains(mapping.flags & 0xf), "flags", "\(hex(mapping.flags)) is not one of shared, private, droppable", &findings)
-            if mapping.status & (MappingStatus.filePrivate | MappingStatus.fileShared | MappingStatus.socket) != 0 {
+            if mapping.status & (MappingStatus.filePrivate | MappingStatus.fileShared | MappingStatus.socket | MappingStatus.ioUring) != 0 {
                 place.expect(mapping.pgoff % pageSize == 0, "pgoff", "\(hex(mapping.pgoff)) is not on a page", &findings)
                 let file = UInt32(exactly: mapping.shmid).flatMap { files[$0] }
-                let wanted: [FdTypes] = mapping.status & MappingStatus.socket != 0 ? [.packetsk] : [.reg, .memfd]
+                let wanted: [FdTypes] = mapping.status & MappingStatus.socket != 0 ? [.packetsk] : mapping.status & MappingStatus.ioUring != 0 ? [.stasisIoUring] : [.reg, .memfd]
                 place.expect(file.map { wanted.contains($0.type) } ?? false, "shmid", "files.img has no file with id \(mapping.shmid) that can be mapped", &findings)
             }
             let regular = mapping.status & MappingStatus.regular != 0

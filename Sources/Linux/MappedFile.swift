@@ -6,9 +6,10 @@ import Glibc
     private let address: UnsafeMutableRawPointer
     public let count: Int
 
-    public init(_ file: FileDescriptor, count: Int) throws(SyscallError) {
+    /// - Parameter offset: in the file, a multiple of the page size.
+    public init(_ file: FileDescriptor, count: Int, at offset: UInt64 = 0) throws(SyscallError) {
         let number = file.number
-        let result = try Syscall.check("mmap", .fd(number)) { unsafe Syscall.raw(SYS_mmap, 0, count, Int(PROT_READ | PROT_WRITE), Int(MAP_SHARED), Int(number), 0) }
+        let result = try Syscall.check("mmap", .fd(number)) { unsafe Syscall.raw(SYS_mmap, 0, count, Int(PROT_READ | PROT_WRITE), Int(MAP_SHARED), Int(number), Int(offset)) }
         unsafe address = UnsafeMutableRawPointer(bitPattern: result)!
         self.count = count
     }
@@ -24,6 +25,7 @@ import Glibc
         return try FileDescriptor.open("/proc/self/map_files/\(String(address, radix: 16))-\(String(address + count, radix: 16))", O_RDWR)
     }
 
+    public var content: [UInt8] { read(0..<count) }
     public func read(_ range: Range<Int>) -> [UInt8] {
         precondition(range.lowerBound >= 0 && range.upperBound <= count)
         return unsafe Array(UnsafeRawBufferPointer(start: address + range.lowerBound, count: range.count))

@@ -171,7 +171,7 @@ import Testing
 
     /// A program with what needs three options, and, if wanted, with what none answers.
     private func needy(refused: Bool) throws {
-        let ring = refused ? "import ctypes; ctypes.CDLL(None).syscall(425, 8, ctypes.create_string_buffer(120))" : "pass"
+        let ring = refused ? "import ctypes; ctypes.CDLL(None).syscall(425, 8, ctypes.create_string_buffer(b'\\0' * 8 + b'\\x02', 120))  # IORING_SETUP_SQPOLL" : "pass"
         try """
             import os, fcntl, time
             f = open('data', 'w'); fcntl.flock(f, fcntl.LOCK_EX)

@@ -131,7 +131,7 @@ struct Freeze {
 
     private mutating func seizeNewThreads(of process: FrozenProcess) throws -> Bool {
         let known = Set(process.threads.map(\.id) + (process.endedLeader == nil ? [] : [process.id]))
-        let fresh = ((try? Proc.threads(of: process.id)) ?? []).filter { !known.contains($0) }
+        let fresh = ((try? Proc.threads(of: process.id)) ?? []).filter { !known.contains($0) && !process.workers.contains($0) }
         if fresh.isEmpty { return false }
         // All are told to stop before the first is waited for.
         var seized = [(id: ThreadID, task: TracedTask, probe: SleepProbe?)]()
@@ -140,7 +140,11 @@ struct Freeze {
             seized.append((id, task, probe))
         }
         for (id, task, probe) in seized where try waitUntilStopped(task, of: process) {
-            process.threads.append(try FrozenThread(id: id, task: task, probe: probe))
+            let thread = try FrozenThread(id: id, task: task, probe: probe)
+            if thread.isKernels {
+                process.workers.insert(id)
+                task.detach()
+            } else { process.threads.append(thread) }
         }
         return true
     }

@@ -1,3 +1,4 @@
+import CLinux
 import Glibc
 import Graft
 import Kinds
@@ -9,6 +10,8 @@ package final class FrozenThread {
     let task: TracedTask
     /// Read at once: it also takes back what the stop itself wrote into the program's memory (the rest of a sleep).
     var registers: FrozenRegisters
+    /// A worker that the kernel made for an io_uring of the process (PF_IO_WORKER): it never runs the program (arch/x86/kernel/process.c, copy_thread).
+    var isKernels: Bool { registers.registers.rip == 0 && registers.registers.rsp == 0 && ((try? TaskStat.of(id))?.flags ?? 0) & 0x10 != 0 }
     init(id: ThreadID, task: TracedTask, probe: SleepProbe?) throws { (self.id, self.task, registers) = (id, task, try FrozenRegisters(task, probe)) }
 }
 
@@ -21,6 +24,8 @@ package final class FrozenProcess {
     package internal(set) var state: State
     /// Leader first, if it lives; empty for a zombie.
     package internal(set) var threads: [FrozenThread] = []
+    /// The kernel's workers for its rings: they are let go, and no part of the images.
+    var workers: Set<ThreadID> = []
     /// Of a leader that has ended while other threads live on (pthread_exit(3) in main).
     package internal(set) var endedLeader: TaskStat?
     /// The thread through which /proc shows memory and descriptors: those of a dead leader are gone.

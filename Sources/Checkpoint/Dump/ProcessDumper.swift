@@ -86,7 +86,9 @@ final class ProcessDumper {
             try context.attempt {
                 var batch = grafted.batch()
                 let questions = ThreadQuestions(&batch, thread: thread.id, status: try Proc.status(thread.id, in: id))
+                let rings = context.state(of: IOUringDump.self).hasRings(view) ? IOUringDump.askForRegisteredRings(&batch) : []
                 try grafted.run(&batch)
+                try IOUringDump.refuseRegisteredRings(rings, batch, thread.id)
                 var core = CoreEntry()
                 core.mtype = .x8664
                 try fill(&core, thread, frozen, questions, batch)
@@ -151,6 +153,7 @@ final class ProcessDumper {
             at += part.count
         }
         let entries = try collector.collect(numbers, of: view, closeOnExec: closeOnExec)
+        try context.state(of: IOUringDump.self).save(of: view, entries, by: grafted, context)
         try context.images.write("fdinfo-\(table).img", entries)
     }
 

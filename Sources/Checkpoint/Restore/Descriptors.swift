@@ -5,7 +5,8 @@ import ImageMessages
 import Kinds
 import Linux
 
-/// Puts open files at their numbers in a process: sent in order of number, 253 a message, most arrive where they belong.
+/// Puts open files at their numbers in a process: sent in order of number, 253 a message, most arrive where they belong. Rings of io_uring can't
+/// be sent, and get their numbers later (`IOUringFile`).
 struct DescriptorTable {
     let process: RestoringProcess
     let entries: [FdinfoEntry]
@@ -16,7 +17,7 @@ struct DescriptorTable {
     }
 
     func fill(_ context: RestoreContext) throws {
-        let taken = Set(entries.map { Int32(bitPattern: $0.fd) })
+        let taken = Set(entries.map { Int32(bitPattern: $0.fd) }), entries = entries.filter { $0.type != IOUringFile.type }
         try moveSocket(avoiding: taken)
         var used: Set<Int32> = [process.socket]
         var at = 0

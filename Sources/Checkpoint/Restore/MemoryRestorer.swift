@@ -202,7 +202,7 @@ struct MemoryRestorer {
         var flags = UInt64(mapping.flags & keep) | 0x100000  // MAP_FIXED_NOREPLACE: the place was cleared before
         if mapping.flags & 8 != 0 { flags = flags & ~3 | 8 }
         var number = UInt64.max
-        if !bits.isDisjoint(with: [.socket, .plugin]) {  // its place is kept until the file exists (PacketSocket.mapRings, PluginMapping.map)
+        if !bits.isDisjoint(with: [.socket, .plugin, .ioUring]) {  // its place is kept until the file exists (PacketSocket.mapRings, PluginMapping.map, IOUringFile.map)
             return try calls.call("mmap", SYS_mmap, mapping.start, mapping.length, 0, 0x100000 | 0x4000 | 0x22, number, 0)
         }
         if mapping.needsFile {
@@ -228,7 +228,7 @@ struct MemoryRestorer {
 
     /// Advice, locks and protection as they were, once the pages are in.
     private func finish(_ mapping: VmaEntry, _ calls: CallStream) throws {
-        if !mapping.statusBits.isDisjoint(with: [.aioRing, .socket, .plugin]) { return }
+        if !mapping.statusBits.isDisjoint(with: [.aioRing, .socket, .plugin, .ioUring]) { return }
         if mapping.hasMadv {
             for advice in [1, 2, 10, 12, 14, 15, 16, 18] as [UInt64] where mapping.madv & 1 << advice != 0 && mapping.flags & 8 == 0 {
                 try calls.call("madvise", SYS_madvise, mapping.start, mapping.length, advice, mayFail: advice == 12 || advice == 14 || advice == 15)

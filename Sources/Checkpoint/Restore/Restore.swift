@@ -331,11 +331,13 @@ package final class Restore {
                 input.files[entry.id].map { (number: Int32(bitPattern: entry.fd), entry: $0) }
             }, by: \.entry.type)
             for kind in kinds { if let descriptors = mine[kind.type] { try kind.inTask(descriptors, process, context) } }
+            for ring in table where ring.type == IOUringFile.type && ring.flags & 1 == 0 { try process.run { $0.call("fcntl(F_SETFD)", SYS_fcntl, .init(ring.fd), .init(F_SETFD), 0) } }
         }
         for member in plan.members {
             guard let process = processes[member.pid], let images = process.images else { continue }
             try PacketSocket.mapRings(of: images.mm.vmas, in: process, context)
             try PluginMapping.map(images.mm.vmas, in: process, context)
+            try IOUringFile.map(images.mm.vmas, in: process, context)
         }
         if let first = owners.first { try Epoll.fillQueued(first.process, context) }
         for member in plan.members where member.session == member.pid {

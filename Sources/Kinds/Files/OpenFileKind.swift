@@ -52,6 +52,7 @@ package enum OpenFileKinds {
             Pipe.self,
             Fifo.self,
             Eventfd.self,
+            IOUringFile.self,
             Epoll.self,
             Timerfd.self,
             Signalfd.self,

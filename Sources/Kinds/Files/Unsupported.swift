@@ -10,7 +10,6 @@ package enum Unsupported {
             CheckpointError("dump", file.subject, cause, remedy: remedy)
         }
         switch file.link {
-        case "anon_inode:[io_uring]": return refuse(ringState(file), "let the program use its fallback without io_uring (sysctl kernel.io_uring_disabled=2), or close the ring before the dump")
         case "anon_inode:bpf-prog", "anon_inode:bpf_link", "anon_inode:btf", "anon_inode:bpf_link_info":
             return refuse("it is a BPF program or its attachment, which the kernel does not give out")
         case "anon_inode:[perf_event]": return refuse("it is a counter of perf_event_open(2), whose state is in the hardware")
@@ -24,16 +23,6 @@ package enum Unsupported {
         }
         if file.link.hasPrefix("anon_inode:kvm") { return refuse("it belongs to a virtual machine of KVM") }
         return nil
-    }
-
-    /// What the ring is doing, from fdinfo (io_uring/fdinfo.c): submitted and completed requests are counted from its begin.
-    private static func ringState(_ file: OpenFile) -> String {
-        guard let info = try? file.info(), let submitted = info.decimal("CachedSqHead"), let completed = info.decimal("CachedCqTail") else { return "io_uring is not supported yet" }
-        var parts = [String]()
-        if submitted > completed { parts.append("\(submitted - completed) requests in flight") }
-        if let files = info.decimal("UserFiles"), files > 0 { parts.append("\(files) registered files") }
-        if let buffers = info.decimal("UserBufs"), buffers > 0 { parts.append("\(buffers) registered buffers") }
-        return "io_uring is not supported yet (the ring has " + (parts.isEmpty ? "no requests in flight" : parts.joined(separator: ", ")) + ")"
     }
 
     /// A character device whose driver keeps state for each opening: opened again it would not be the same. Memory devices (null, zero,

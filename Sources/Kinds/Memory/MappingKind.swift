@@ -10,6 +10,8 @@ package struct MappingStatus: OptionSet, Sendable {
     package static let anonymousPrivate = Self(rawValue: 0x200), sysV = Self(rawValue: 0x400), socket = Self(rawValue: 0x800), vvar = Self(rawValue: 0x1000)
     package static let aioRing = Self(rawValue: 0x2000), memfd = Self(rawValue: 0x4000), shadowStack = Self(rawValue: 0x8000)
     package static let guardRange = Self(rawValue: 0x10000), plugin = Self(rawValue: 0x800_0000)
+    /// Our own: its file is a ring of io_uring.
+    package static let ioUring = Self(rawValue: 0x1000_0000)
     /// Private memory without a file.
     package static let plain: Self = [.regular, .anonymousPrivate]
     /// Mappings of a file; private memory; what the kernel itself maps.
@@ -18,7 +20,7 @@ package struct MappingStatus: OptionSet, Sendable {
 
 /// What a mapping is, told from its line in smaps. A kind that can't be saved says why.
 package enum MappingKind: Equatable, Sendable {
-    case vsyscall, vvar, vdso, anonymous, heap, file, memfd, anonymousShared, sysV(id: UInt64), aioRing, hugetlbPrivate, socket
+    case vsyscall, vvar, vdso, anonymous, heap, file, memfd, anonymousShared, sysV(id: UInt64), aioRing, hugetlbPrivate, socket, ioUring
     case unsupported(String)
 
     /// The names are those of fs/proc/task_mmu.c (show_map_vma) and mm/shmem.c.
@@ -36,6 +38,7 @@ package enum MappingKind: Equatable, Sendable {
         case name.hasPrefix("/memfd:"): .memfd
         case name == "/dev/zero (deleted)" && mapping.major == 0: .anonymousShared
         case name.hasPrefix("/anon_hugepage"): mapping.shared ? .memfd : .hugetlbPrivate
+        case name == IOUringFile.link: .ioUring
         case name.hasPrefix("anon_inode:"): .unsupported("it belongs to \(name), which has no image")
         case name.hasPrefix("socket:"): .socket
         case mapping.flags.contains(.io) || mapping.flags.contains(.pureFrameNumbers): .unsupported("it is device memory")

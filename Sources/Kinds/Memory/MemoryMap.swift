@@ -94,6 +94,10 @@ package enum MemoryMap {
             status = [.regular, .socket]
             entry.shmid = UInt64(try PacketSocket.fileID(mapping: mapping, subject, context))
             entry.fdflags = try openMode()
+        case .ioUring:
+            status = [.regular, .ioUring]
+            entry.pgoff = mapping.offset
+            entry.shmid = UInt64(try IOUringFile.fileID(mapping: mapping, subject, context))
         case .unsupported where context.mayBePlugins(.claimMapping, mapping.name, subject): status = [.regular, .plugin]
         case .unsupported(let why):
             throw CheckpointError("dump", subject, why)
