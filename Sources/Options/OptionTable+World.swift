@@ -1,3 +1,5 @@
+import Linux
+
 /// What is around the tree: network, namespaces, cgroups, other machines.
 extension OptionTable {
     private static let both: CommandSet = [.dump, .restore, .migrate, .receive]
@@ -47,8 +49,12 @@ extension OptionTable {
         },
         OptionRow("mntns-compat-mode", negation: true, .restore, .namespaces, "use the old way to restore mounts") { $0.mountCompatibilityMode = $1.isOn },
         OptionRow("weak-sysctls", negation: true, .restore, .namespaces, "skip sysctls that the kernel does not have") { $0.weakSysctls = $1.isOn },
-        OptionRow("lsm-profile", taking: .required("TYPE:NAME"), .restore, .namespaces, status: .notYet("security labels"), "security label to restore under: apparmor:NAME or selinux:NAME") {
-            $0.lsmProfile = $1.text
+        OptionRow("lsm-profile", taking: .required("TYPE:NAME"), .restore, .namespaces, "security label to restore under: apparmor:NAME or selinux:NAME") {
+            (options, value) throws(OptionError) in
+            guard SecurityModule.allCases.contains(where: { value.text.hasPrefix($0.rawValue + ":") && value.text.utf8.count > $0.rawValue.utf8.count + 1 }) else {
+                throw .usage("--lsm-profile \"\(value.text)\": no security label", try: "apparmor:NAME or selinux:NAME")
+            }
+            options.lsmProfile = value.text
         },
         OptionRow("lsm-mount-context", taking: .required("CONTEXT"), .restore, .namespaces, status: .notYet("security labels"), "replaces the context= option of mounts that had one") {
             $0.lsmMountContext = $1.text
@@ -64,8 +70,8 @@ extension OptionTable {
         OptionRow("cgroup-root", taking: .required("[CTRL:]/PATH"), both, .cgroups, "dump: root below which cgroups are recorded; restore: where to put them") {
             (options, value) throws(OptionError) in options.cgroupRoots.append(try value.cgroupRoot())
         },
-        OptionRow("cgroup-props", taking: .required("TEXT"), .dump, .cgroups, status: .notYet("a list of cgroup properties of your own"), "properties to record, as simplified YAML") { $0.cgroupProperties = $1.text },
-        OptionRow("cgroup-props-file", taking: .required("FILE"), .dump, .cgroups, status: .notYet("a list of cgroup properties of your own"), "the same from a file") { $0.cgroupPropertiesFile = $1.text },
+        OptionRow("cgroup-props", taking: .required("TEXT"), .dump, .cgroups, "properties to record, as simplified YAML") { $0.cgroupProperties = $1.text },
+        OptionRow("cgroup-props-file", taking: .required("FILE"), .dump, .cgroups, "the same from a file") { $0.cgroupPropertiesFile = $1.text },
         OptionRow("cgroup-dump-controller", taking: .required("NAME"), .dump, .cgroups, "record only the named controllers; repeatable") {
             $0.cgroupControllers.append($1.text)
         },

@@ -27,9 +27,25 @@ enum DumpCommand {
     private static func request(_ root: ThreadID, _ session: Session) throws -> Dump.Request {
         var request = Dump.Request(root: root, images: session.images, work: session.work, log: session.log)
         request.settings = DumpSettings(session.options)
+        request.settings.cgroups.rules = try cgroupRules(session.options)
         request.plugins = try session.plugins()
         request.progress = { session.progress.update(phase: $0, done: $1, total: $2, unit: $0.hasPrefix("memory") ? .bytes : .tasks) }
         return request
+    }
+
+    /// A later one of a controller takes the place of an earlier one, the option's text that of the file.
+    private static func cgroupRules(_ options: Options) throws -> [CgroupPropertyRule] {
+        func read(_ text: String, _ origin: String) throws -> [CgroupPropertyRule] {
+            do throws(CgroupPropertyRule.Problem) { return try CgroupPropertyRule.parse(text) } catch {
+                throw CheckpointError("read", .object(origin), "\(error)", remedy: "write it as criu(8) shows: '\"cpu\":', then ' - \"strategy\": \"merge\"' and ' - \"properties\": [\"cpu.shares\"]'")
+            }
+        }
+        var rules = [CgroupPropertyRule]()
+        if let path = options.cgroupPropertiesFile {
+            rules = try read(try CheckpointError.about("read", .file(path), remedy: "name a file that you may read with --cgroup-props-file (relative to the work directory)") { try Files.text(path) }, "--cgroup-props-file \(path)")
+        }
+        let own = try options.cgroupProperties.map { try read($0, "--cgroup-props") } ?? []
+        return rules.filter { rule in !own.contains { $0.controller == rule.controller } } + own
     }
 
     private static func runDump(_ root: ThreadID, _ session: Session) throws -> Dump.Result {

@@ -7,9 +7,19 @@ import Options
 
 /// `stasis restore`.
 enum RestoreCommand {
+    /// A label of a security module that this kernel does not have must not be left out in silence.
+    private static func refuseLabel(_ options: Options) throws {
+        guard let label = options.lsmProfile, let module = SecurityModule.allCases.first(where: { label.hasPrefix($0.rawValue + ":") }) else { return }
+        throw CheckpointError(
+            "restore", .object("under the security label \(label)"),
+            module.isActive ? "labels of \(module.name) are not supported yet" : "this kernel has no \(module.name), or it is turned off",
+            remedy: module.isActive ? "leave --lsm-profile out: the tree runs under the label of stasis" : "restore where \(module.name) is on, or leave --lsm-profile out")
+    }
+
     static func run(_ options: Options) -> Int32 {
         Session.run(options) { session in
             if options.plan { return try showPlan(session) }
+            try refuseLabel(options)
             let isForChecks = try Restore.isForChecks(session.images)
             if options.checkOnly || isForChecks {
                 if isForChecks, !options.json { Output.line("These images are of dump --check-only: they are checked, nothing is restored.") }

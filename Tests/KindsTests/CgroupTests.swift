@@ -56,6 +56,39 @@ import Testing
         #expect(pieces("tasks", "", "1\n2") == [])
     }
 
+    @Test("--cgroup-props adds to the properties of a controller, or takes their place")
+    func rules() throws {
+        let text = """
+            "pids":
+             - "strategy": "merge"
+             - "properties": ["pids.peak", "pids.max"]
+             "cpu":
+             - "strategy": "replace"
+             - "properties": ["cpu.idle"]
+            "hugetlb":
+             - "properties": []
+            """
+        let rules = try CgroupPropertyRule.parse(text)
+        #expect(rules.map(\.controller) == ["pids", "cpu", "hugetlb"] && rules.map(\.replaces) == [false, true, false])
+        let one = CgroupProperties.names(ofHierarchy: "cpu,cpuacct", rules), pids = CgroupProperties.names(ofHierarchy: "pids", rules)
+        #expect(one.first == "cpu.idle" && !one.contains("cpu.shares") && pids.prefix(2) == ["pids.max", "pids.peak"])
+        let two = CgroupProperties.names(ofHierarchy: "", rules)
+        #expect(two.contains("pids.peak") && two.contains("cpu.idle") && !two.contains("cpu.weight") && two.contains("cpuset.cpus") && two.contains("memory.max"))
+        #expect(CgroupProperties.names(ofHierarchy: "name=systemd", rules) == CgroupProperties.names(ofHierarchy: "name=systemd"))
+    }
+
+    @Test("what is wrong with --cgroup-props is told with its line", arguments: [
+        ("cpu:", "line 1: 'c' outside of quotes"), ("\"cpu", "line 1: a quote is not closed"), ("\"cpu\"\n\"a\":", "line 2: ':' is expected"),
+        ("\"cpu\":\n - \"strategy\": \"mend\"", "line 2: there is no strategy \"mend\": merge or replace"), ("\"cpu\":\n - \"properties\": [\"../x\"]", "line 2: \"../x\" is no file of a cgroup"),
+        ("\"cpu\":\n - \"properties\": [\"x\"", "line 2: it ends where ']' is expected"), ("\"a\":\n\"a\":", "line 2: \"a\" is there twice"), ("\"a\":\n - \"b\": []", "line 2: \"b\" is neither \"strategy\" nor \"properties\""),
+    ])
+    func wrongRules(text: String, problem: String) {
+        do throws(CgroupPropertyRule.Problem) {
+            _ = try CgroupPropertyRule.parse(text)
+            Issue.record("taken")
+        } catch { #expect("\(error)" == problem) }
+    }
+
     /// A named hierarchy that nothing mounts: groups, modes and properties come back; what the restore made goes when it fails.
     @Test("directories of a hierarchy that is mounted nowhere")
     func directories() throws {

@@ -28,9 +28,15 @@ enum CgroupProperties {
     /// What must be right before a task can enter, or before there are groups below (device_cgroup.c refuses to deny all then).
     static func isEarly(_ name: String) -> Bool { name == "devices.list" || name == "cpuset.cpus" || name == "cpuset.mems" || name == "cgroup.subtree_control" || name == "cgroup.clone_children" }
 
-    static func names(ofHierarchy name: String) -> [String] {
-        if name.isEmpty { return versionTwo + everywhere }
-        return name.split(separator: ",").flatMap { versionOne[String($0)] ?? [] } + everywhere
+    /// - Parameter rules: of --cgroup-props. In version 2, a controller's files are those that begin with its name.
+    static func names(ofHierarchy name: String, _ rules: [CgroupPropertyRule] = []) -> [String] {
+        let controllers = name.split(separator: ",").map(String.init)
+        var found = name.isEmpty ? versionTwo : controllers.flatMap { versionOne[$0] ?? [] }
+        for rule in rules where name.isEmpty || controllers.contains(rule.controller) {
+            if rule.replaces { found.removeAll { name.isEmpty ? $0.hasPrefix(rule.controller + ".") : versionOne[rule.controller]?.contains($0) == true } }
+            found += rule.properties.filter { !found.contains($0) && !everywhere.contains($0) }
+        }
+        return found + everywhere
     }
 
     /// What to write, in pieces, so that the file reads `value` where it reads `now`. Some files are read in other words than are written.

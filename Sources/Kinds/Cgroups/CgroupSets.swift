@@ -116,7 +116,7 @@ package final class CgroupSets {
             entry.dirPerms = Self.permissions(try Files.status(place))
             return entry
         }
-        return try tree(place, name: String(path.dropFirst()), CgroupProperties.names(ofHierarchy: name), &isThreaded)
+        return try tree(place, name: String(path.dropFirst()), CgroupProperties.names(ofHierarchy: name, settings.rules), &isThreaded)
     }
 
     private func tree(_ place: String, name: String, _ properties: [String], _ isThreaded: inout Bool) throws -> CgroupDirEntry {

@@ -22,6 +22,8 @@ package struct CgroupSettings: Sendable, Equatable {
     package var yard: String?
     /// --cgroup-dump-controller: only these; all when empty.
     package var onlyControllers: [String] = []
+    /// --cgroup-props, --cgroup-props-file: what a dump saves beside, or in place of, the files that we know.
+    package var rules: [CgroupPropertyRule] = []
     package init() {}
 
     package var ignored: Bool { mode == .ignore }
