@@ -17,7 +17,12 @@ enum RestoreCommand {
     }
 
     static func run(_ options: Options) -> Int32 {
-        Session.run(options) { session in
+        // Before anything of ours is opened, which would get a number that is free.
+        let missing = options.inheritedDescriptors.first { fcntl($0.descriptor, F_GETFD) == -1 }
+        return Session.run(options) { session in
+            if let missing {
+                throw CheckpointError("inherit", .object("descriptor \(missing.descriptor) for \(missing.resource)"), "\(Errno(EBADF))", remedy: "open it, without O_CLOEXEC, before stasis is started")
+            }
             if options.plan { return try showPlan(session) }
             try refuseLabel(options)
             let isForChecks = try Restore.isForChecks(session.images)

@@ -10,6 +10,10 @@ let package = Package(
         .executableTarget(
             name: "fuzz-images", dependencies: ["CFuzzer", .product(name: "Images", package: "stasis")],
             swiftSettings: [.swiftLanguageMode(.v6), .unsafeFlags(["-sanitize=fuzzer", "-parse-as-library"])],
-            linkerSettings: [.unsafeFlags(["-sanitize=fuzzer"])])
+            linkerSettings: [.unsafeFlags(["-sanitize=fuzzer"])]),
+        .executableTarget(
+            name: "fuzz-answers", dependencies: ["CFuzzer", .product(name: "TCPRepair", package: "stasis")],
+            swiftSettings: [.swiftLanguageMode(.v6), .unsafeFlags(["-sanitize=fuzzer", "-parse-as-library"])],
+            linkerSettings: [.unsafeFlags(["-sanitize=fuzzer"])]),
     ]
 )

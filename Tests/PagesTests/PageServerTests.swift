@@ -53,6 +53,26 @@ import Testing
         #expect(try ImageDirectory(scratch.descriptor).contents(of: "pages-65537.img") == page + page)
     }
 
+    @Test("a damaged stream ends the connection, and leaves no images or whole ones") func damage() throws {
+        let sound = open() + add(1, at: 0x1000) + page + add(2, at: 0x5000, flags: 2) + open(43) + add(2, at: 0x9000, flags: 6) + page + page + close
+        var state: UInt64 = 1
+        func random(_ count: Int) -> Int {
+            state = state &* 6_364_136_223_846_793_005 &+ 1_442_695_040_888_963_407
+            return Int(state >> 33) % count
+        }
+        let heads = [0, 32, 64 + 4096, 96 + 4096, 128 + 4096, 160 + 3 * 4096]
+        for _ in 0..<300 {
+            let scratch = try Scratch()
+            var bytes = sound
+            for _ in 0...random(3) {
+                let at = heads[random(heads.count)] + random(32)
+                if at < bytes.count { bytes[at] = [0, 1, 0x7f, 0x80, 0xff, UInt8(random(256))][random(6)] }
+            }
+            if random(4) == 0 { bytes.removeLast(random(bytes.count)) }
+            do { _ = try serve(bytes, in: scratch) } catch { #expect(scratch.names == [], "\(error)") }
+        }
+    }
+
     @Test("what is not sound is refused, and leaves nothing", arguments: [
         "pages before open", "a page out of order", "flags", "too many pages", "an odd address", "an end within a page", "an end without close", "the same task twice", "no subject", "a request that is asked of a giver",
     ]) func refuses(what: String) throws {

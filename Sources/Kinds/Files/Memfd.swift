@@ -38,6 +38,7 @@ package enum Memfd: OpenFileKind {
             try CheckpointError.about("restore", .object("memfd, file id \(entry.id)")) {
                 guard entry.hasMemfd else { throw CheckpointError("restore", .image("files.img"), "file id \(entry.id) has no memfd entry") }
                 let inode = try SharedMemory.inode(entry.memfd.inodeID, context)
+                if let inherited = try context.inherited("/memfd:\(inode.entry.name)") { return context.made(entry.id, inherited) }
                 // An entry of a mapping has no descriptor: it is opened as the mapping wants it (openForMapping).
                 let made = try inode.open(entry.memfd.flags)
                 guard let position = Int(exactly: entry.memfd.pos) else { throw CheckpointError("restore", .image("files.img"), "file id \(entry.id): position \(entry.memfd.pos)") }

@@ -107,8 +107,12 @@ package final class UnixDump: DumpState {
                         remedy: "dump from a common parent of both, or let the restore connect to it by name: --external unix[\(info.inode)]",
                         option: "--external unix[\(info.inode)]")
                 }
-                guard let peer, let name = peer.name ?? (isPlugins ? [] : nil), !name.isEmpty || isPlugins else {
-                    throw CheckpointError("dump", subject, "its peer, \(title), is outside the tree and has no name to connect to again")
+                // Without a name a restore needs the socket itself from outside (--inherit-fd).
+                let mayLackName = isPlugins || context.settings.external.contains("unix[\(info.inode)]")
+                guard let peer, let name = peer.name ?? (mayLackName ? [] : nil), !name.isEmpty || mayLackName else {
+                    throw CheckpointError(
+                        "dump", subject, "its peer, \(title), is outside the tree and has no name to connect to again",
+                        remedy: "give the socket to the restore from outside: --external unix[\(info.inode)] here, --inherit-fd 'fd[N]:socket:[\(info.inode)]' there")
                 }
                 if !seen.insert(inode).inserted { return }
                 var entry = UnixSkEntry()

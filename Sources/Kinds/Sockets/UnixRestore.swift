@@ -54,7 +54,7 @@ package final class UnixRestore: DumpState {
     // 0. The images' word, checked
 
     func take(_ entries: [UnixSkEntry], _ context: RestoreContext) throws {
-        let forPlugins = Set(entries.filter(isByPlugin).map(\.peer))
+        let forPlugins = Set(entries.filter { isByPlugin($0) || context.isInherited("socket:[\($0.ino)]") }.map(\.peer))
         for entry in entries {
             guard [UnixSocket.stream, UnixSocket.datagram, UnixSocket.sequenced].contains(entry.type) else {
                 throw CheckpointError("restore", .image("files.img"), "unix socket \(entry.ino), field type: \(entry.type) is no type of unix socket")
@@ -63,6 +63,10 @@ package final class UnixRestore: DumpState {
                 throw CheckpointError("restore", .image("files.img"), "unix socket \(entry.ino), field name: \(entry.name.count) bytes; a name has at most 108")
             }
             if isExternal(entry), !forPlugins.contains(entry.ino) {
+                guard !entry.name.isEmpty else {
+                    let own = entries.first { $0.peer == entry.ino }?.ino ?? 0
+                    throw refuse(entry, "it was outside the tree when the tree was dumped, and has no name to connect to", remedy: "open a connection before the restore and give its number N with --inherit-fd 'fd[N]:socket:[\(own)]'")
+                }
                 guard context.settings.externalUnixSockets || context.settings.external.contains(where: { $0.hasPrefix("unix[") }) else {
                     throw refuse(
                         entry, "it was outside the tree when the tree was dumped", remedy: "have it there again and pass --ext-unix-sk to connect to it")

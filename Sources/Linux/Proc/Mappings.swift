@@ -95,7 +95,7 @@ extension Mapping {
                 else if byte >= 97 && byte <= 102 { value = value << 4 | UInt64(byte - 87) } else { break }
                 at += 1
             }
-            at += 1  // the separator
+            if at < line.endIndex { at += 1 }  // the separator
             return value
         }
         let start = hex(), end = hex()
