@@ -161,14 +161,6 @@ import Testing
         withExtendedLifetime((dup, again)) {}
     }
 
-    @Test("an io_uring is refused with what it is doing")
-    func ring() throws {
-        var parameters = [UInt8](repeating: 0, count: 120)  // struct io_uring_params
-        guard let number = try? Syscall.call("io_uring_setup", SYS_io_uring_setup, bytes: &parameters, at: 1, 4) else { return }
-        let refusal = Unsupported.reason(try OpenFile(id: 1, inThisProcess: FileDescriptor(owning: Int32(number))))
-        #expect(refusal?.cause == "io_uring is not supported yet (the ring has no requests in flight)")
-    }
-
     @Test("a device whose driver keeps state is refused, a memory device is not")
     func devices() throws {
         for name in ["/dev/null", "/dev/urandom"] { #expect(Unsupported.device(try OpenFile(id: 1, inThisProcess: try FileDescriptor.open(name, O_RDONLY))) == nil) }
