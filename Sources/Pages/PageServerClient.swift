@@ -6,6 +6,9 @@ package final class PageServerClient: PageReceiver {
     private let connection: PageConnection
     private let isHandedOver: Bool
     private var current: PageSubject?
+    /// Requests, and few pages each, that are sent together: a page by itself costs more than its bytes.
+    private var pending: [UInt8] = []
+    private static let fewBytes = 64 << 10, enough = 1 << 20
     package var stream: FileDescriptor { connection.socket }
 
     package init(_ place: PageServerPlace) throws {
@@ -20,6 +23,7 @@ package final class PageServerClient: PageReceiver {
     package func open(_ subject: PageSubject) throws -> Bool {
         try talk {
             current = subject
+            try flush()
             try connection.send(PageRequest(.openWithAnswer, subject: subject.wireNumber))
             guard let answer = try connection.receive(1) else { throw SyscallError("read", .fd(stream.number), 104 /* ECONNRESET */) }
             return answer[0] != 0
@@ -29,6 +33,7 @@ package final class PageServerClient: PageReceiver {
     /// Whether the server has pages of the subject from the dump before, without beginning it.
     package func hasParent(_ subject: PageSubject) throws -> Bool {
         try talk {
+            try flush()
             try connection.send(PageRequest(.parent, subject: subject.wireNumber))
             guard let answer = try connection.receiveNumber() else { throw SyscallError("read", .fd(stream.number), 104 /* ECONNRESET */) }
             return answer != 0
@@ -36,16 +41,37 @@ package final class PageServerClient: PageReceiver {
     }
 
     package func add(_ range: Range<UInt64>, flags: UInt32) throws {
-        guard let current else { preconditionFailure("pages before open") }
         try talk {
-            try connection.send(PageRequest(
-                .addWithFlags, flags: UInt16(flags), pages: UInt64(range.count) / 4096, address: range.lowerBound, subject: current.wireNumber))
+            try flush()
+            try connection.send(request(range, flags))
         }
+    }
+
+    package func put(_ range: Range<UInt64>, flags: UInt32, _ content: PageBuffer?) throws {
+        if let content, content.count > Self.fewBytes {
+            try add(range, flags: flags)
+            return try talk { try content.write(to: stream) }
+        }
+        pending += request(range, flags).bytes
+        if let content { pending += content.bytes(0..<content.count) }
+        if pending.count >= Self.enough { try talk { try flush() } }
+    }
+
+    private func request(_ range: Range<UInt64>, _ flags: UInt32) -> PageRequest {
+        guard let current else { preconditionFailure("pages before open") }
+        return PageRequest(.addWithFlags, flags: UInt16(flags), pages: UInt64(range.count) / 4096, address: range.lowerBound, subject: current.wireNumber)
+    }
+
+    private func flush() throws(SyscallError) {
+        if pending.isEmpty { return }
+        try connection.output.write(pending)
+        pending.removeAll(keepingCapacity: true)
     }
 
     /// Ends; everything is with the server, on its disk, when this returns.
     package func finish() throws {
         try talk {
+            try flush()
             try connection.send(PageRequest(isHandedOver ? .forceClose : .close))
             guard let status = try connection.receiveNumber() else { throw SyscallError("read", .fd(stream.number), 104 /* ECONNRESET */) }
             guard status == 0 else { throw CheckpointError("send pages to", .object("the page server"), "it could not write all of them (\(status))") }

@@ -33,15 +33,12 @@ final class PagesFileTarget: PageTarget {
 /// A page server that has been told whose pages come. They go through our buffer: a target blocked in a write to a socket could not be let go
 /// at any moment.
 final class PageServerTarget: PageTarget {
-    private let server: any PageReceiver, process: ThreadID
-    init(_ server: any PageReceiver, of process: ThreadID) { (self.server, self.process) = (server, process) }
+    private let server: any PageReceiver
+    init(_ server: any PageReceiver) { self.server = server }
 
-    func note(_ range: Range<UInt64>, flags: UInt32) throws { try server.add(range, flags: flags) }
+    func note(_ range: Range<UInt64>, flags: UInt32) throws { try server.put(range, flags: flags, nil) }
     /// A page is announced when it has been read: one that is gone is left out.
-    func take(_ range: Range<UInt64>, flags: UInt32, _ content: PageBuffer) throws {
-        try server.add(range, flags: flags)
-        try CheckpointError.about("send", .object("pages of task \(process)"), remedy: "see the page server's log") { try content.write(to: server.stream) }
-    }
+    func take(_ range: Range<UInt64>, flags: UInt32, _ content: PageBuffer) throws { try server.put(range, flags: flags, content) }
     func finish() {}
 }
 

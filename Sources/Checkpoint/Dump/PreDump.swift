@@ -108,7 +108,7 @@ package enum PreDump {
             let target: any PageTarget
             if let server {
                 _ = try server.open(.task(UInt32(part.process.rawValue)))
-                target = PageServerTarget(server, of: part.process)
+                target = PageServerTarget(server)
             } else { target = PagesFileTarget(try images.pagesFile(UInt32(index + 1), pagemap: "pagemap-\(part.process).img")) }
             let copied = try part.runs.copy(by: PageCopier(of: part.view, buffer), to: target, gone: { incremental.forget($0, of: part.process) }) { [done] in
                 request.progress("memory of \(part.process)", done + $0, total)

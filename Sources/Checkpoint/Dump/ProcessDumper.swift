@@ -326,7 +326,7 @@ final class ProcessDumper {
     /// Through our buffer: compressed, or to a page server.
     private func copyOut(_ runs: PageRuns, from source: PageSource, to pages: NewPagesFile?) throws {
         let target: any PageTarget
-        if let pages { target = PagesFileTarget(pages) } else if let receiver = context.receiver { target = PageServerTarget(receiver, of: id) } else { return }
+        if let pages { target = PagesFileTarget(pages) } else if let receiver = context.receiver { target = PageServerTarget(receiver) } else { return }
         var copier = PageCopier(of: source.process, PageBuffer())
         copier.blanks = source.blanks
         let total = runs.pages * 4096
