@@ -53,6 +53,7 @@ package final class PageServer {
                 case .close, .forceClose:
                     try finish()
                     try connection.send(number: 0)
+                    freeOlder()
                     // As CRIU does: whoever connected closes first.
                     if request.command == .close { _ = try? connection.socket.read(1) }
                     return true
@@ -135,10 +136,15 @@ package final class PageServer {
             for file in files.values { try file.pages.writeImages(in: images) }
             if flushes { _ = try Syscall.call("syncfs", 306, Int(images.number), on: .fd(images.number)) }
         }
-        if frees { try Dedup.run(try PageChain(try ImageDirectory(images)), newestOnly: true) }
         log.info("took the pages of \(files.count) tasks and segments")
         files = [:]
         names = []
+    }
+
+    /// When the other end, which may hold a tree still, has its answer. Whatever goes wrong costs only room.
+    private func freeOlder() {
+        guard frees else { return }
+        do { _ = try Dedup.run(try PageChain(try ImageDirectory(images)), newestOnly: true) } catch { log.warn("--auto-dedup: \(error)") }
     }
 
     /// As many pages as lie together from the one that is asked for.
