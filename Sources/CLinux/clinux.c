@@ -163,7 +163,7 @@ int clinux_guard(int pipe, const int32_t *descriptors, const int32_t *reuse, int
     return result;
 }
 
-struct conduct { int (*body)(void *); void *context; sigset_t mask; };
+struct conduct { int (*body)(void *); void *context; sigset_t mask; int error; };
 static void *conducting(void *argument) {
     struct conduct *conduct = argument;
     sigprocmask(SIG_SETMASK, &conduct->mask, NULL);
@@ -178,7 +178,7 @@ static int conducted(void *argument) {
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, &conduct->mask);
     prctl(PR_SET_NAME, "conductor");
-    if (pthread_create(&thread, NULL, conducting, conduct)) _exit(1);
+    if ((conduct->error = pthread_create(&thread, NULL, conducting, conduct))) _exit(1);
     pthread_join(thread, NULL);
     return 1;
 }
@@ -193,5 +193,5 @@ int clinux_conduct(int (*body)(void *), void *context) {
     int status = 0, pid = clone(conducted, stack + stack_size, CLONE_VM | CLONE_VFORK | CLONE_FILES | CLONE_FS | SIGCHLD, &conduct);
     if (pid < 0) return -errno;
     while (waitpid(pid, &status, 0) < 0) if (errno != EINTR) return -errno;
-    return status;
+    return conduct.error ? -conduct.error : status;
 }

@@ -23,7 +23,9 @@ public enum Foreground {
         switch perform(work) {
         case .exited(let status): exit(status)
         case .killed(let signal): exit(128 + signal)
-        case nil: exit(body())  // no memory for a second process: then without its protection
+        case nil:  // no second process can be had: then without its protection
+            parent.store(0, ordering: .relaxed)
+            exit(body())
         }
     }
 
