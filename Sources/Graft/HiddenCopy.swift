@@ -13,14 +13,24 @@ extension ProcessGraft {
         let place = slots[1 - index]
         // Shares the memory for this moment (CLONE_VM), and says nothing when it ends (exit signal 0).
         let helper = try newTask(by: leader, flags: 0x100)
-        let working = try GraftedTask(entering: helper, of: helper.id, slot: place, scratch: scratch, caught: caught)
-        defer { try? end(working, childOf: leader) }
+        defer { try? reap(helper, by: leader) }
+        let working = try enter(helper, place)
         var batch = working.batch()
         batch.call("close_range", SYS_close_range, 0, .init(UInt32.max), 0)
         try working.run(&batch)
         let task = try newTask(by: working, flags: 0)
-        let slot = GraftSlot(base: place.base, memory: .code(try FileDescriptor.open("/proc/\(task.id)/mem", O_RDWR)))
-        return try GraftedTask(entering: task, of: task.id, slot: slot, scratch: scratch, caught: caught)
+        do throws(SyscallError) {
+            let copy = try enter(task, GraftSlot(base: place.base, memory: .code(try FileDescriptor.open("/proc/\(task.id)/mem", O_RDWR))))
+            try working.exit()
+            return copy
+        } catch {
+            task.kill()
+            throw error
+        }
+    }
+
+    private func enter(_ task: TracedTask, _ slot: GraftSlot) throws(SyscallError) -> GraftedTask {
+        try GraftedTask(entering: task, of: task.id, slot: slot, scratch: scratch, caught: caught)
     }
 
     private func newTask(by maker: GraftedTask, flags: UInt64) throws(SyscallError) -> TracedTask {
@@ -29,15 +39,22 @@ extension ProcessGraft {
         let call = batch.call("clone3", SYS_clone3, arguments.argument, .init(arguments.count))
         try maker.run(&batch)
         let task = TracedTask.adopt(ThreadID(Int32(batch.result(call))))
-        try task.waitForFirstStop()
-        try task.setOptions([.systemCallsMarked, .killWithTracer])
-        return task
+        do throws(SyscallError) {
+            try task.waitForFirstStop()
+            try task.setOptions([.systemCallsMarked, .killWithTracer])
+            return task
+        } catch {
+            // Let go, it would run the program a second time.
+            task.kill()
+            throw error
+        }
     }
 
-    private func end(_ helper: GraftedTask, childOf leader: GraftedTask) throws(SyscallError) {
-        try helper.exit()
+    /// Whether it has ended by itself or something has failed.
+    private func reap(_ helper: TracedTask, by leader: GraftedTask) throws(SyscallError) {
+        helper.kill()
         var batch = leader.batch()
-        batch.call("wait4", SYS_wait4, .init(helper.task.id.rawValue), 0, 0x4000_0000 /* __WALL */, 0)
+        batch.call("wait4", SYS_wait4, .init(helper.id.rawValue), 0, 0x4000_0000 /* __WALL */, 0)
         try leader.run(&batch)
     }
 }

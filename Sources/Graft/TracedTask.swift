@@ -66,6 +66,13 @@ public final class TracedTask {
         released = true
         _ = try? Self.request("PTRACE_DETACH", 17, id, 0, Int(signal))
     }
+    /// SIGKILL, and waits for the end: for a task of our own making, the first of its process.
+    public func kill() {
+        if released { return }
+        _ = Glibc.kill(id.rawValue, SIGKILL)
+        while !released, (try? wait()) != nil {}
+        released = true
+    }
     /// The task is known to have ended: there is nothing to let go.
     public func forget() { released = true }
     deinit { if !released { _ = try? Self.request("PTRACE_DETACH", 17, id, 0, 0) } }
@@ -103,15 +110,20 @@ public final class TracedTask {
         try setRegisters(try registers().restartedByHand())
         try `continue`()
         let outcome = Result { try body() }
+        try stop()
+        try setSignalMask(mask)
+        try outcome.get()
+    }
+
+    /// Stops a running task. A signal that comes first is delivered.
+    public func stop() throws(SyscallError) {
         try interrupt()
         while true {
             let event = try wait()!
-            if case .stopped = event { break }
+            if case .stopped = event { return }
             if released { throw SyscallError("stop", .task(id), ESRCH) }
             if case .signal(let signal) = event { try `continue`(signal: signal) } else { try `continue`() }
         }
-        try setSignalMask(mask)
-        try outcome.get()
     }
 
     public func registers() throws(SyscallError) -> Registers {

@@ -122,13 +122,7 @@ final class ProcessDumper {
         try thread.task.continue()
         usleep(100)
         let probe = SleepProbe(of: thread.id, in: id)
-        try thread.task.interrupt()
-        while true {
-            guard let event = try thread.task.wait() else { continue }
-            if case .stopped = event { break }
-            if thread.task.released { throw CheckpointError("freeze", .task(thread.id), "it ended", remedy: "dump again") }
-            if case .signal(let signal) = event { try thread.task.continue(signal: signal) } else { try thread.task.continue() }
-        }
+        try CheckpointError.about("freeze", .task(thread.id), remedy: "dump again") { try thread.task.stop() }
         try FrozenRegisters.prepareThaw(thread.task)
         thread.registers = try FrozenRegisters(thread.task, probe)
     }
@@ -249,17 +243,12 @@ final class ProcessDumper {
 
     private func saveLater(_ runs: PageRuns, now: PageSource, later copy: GraftedTask, notCopied: [Range<UInt64>]) throws {
         let later = PageSource(process: copy.task.id, grafted: copy, used: [], mayWrite: now.mayWrite, blanks: now.blanks)
-        let end = {
-            if copy.task.released { return }
-            _ = Glibc.kill(copy.task.id.rawValue, SIGKILL)
-            while !copy.task.released, (try? copy.task.wait()) != nil {}
-        }
-        context.endCopies.append(end)
+        context.endCopies.append { copy.task.kill() }
         let (uncopied, copied) = runs.pieces.cut(at: notCopied)
         // Pages that are compressed or sent go in their order, all from one source.
         if context.receiver != nil || context.settings.compression != nil, !uncopied.isEmpty {
             context.log.warn("--snapshot: task \(id) stands until it is written: it has memory that fork(2) does not copy")
-            end()
+            copy.task.kill()
             return try save(runs, from: now)
         }
         let pages = try openImage(runs)
@@ -275,7 +264,7 @@ final class ProcessDumper {
                     try copyOut(runs, from: later, to: pages)
                 }
             }
-            end()
+            copy.task.kill()
             context.statistics.memwriteTime += UInt32(truncatingIfNeeded: (Clock.monotonic() - began) / 1000)
         }
     }
