@@ -211,6 +211,9 @@ public enum Files {
         String(decoding: try read(path, at: directory), as: UTF8.self)
     }
 
+    /// The number that a file of /proc/sys holds.
+    public static func number(_ path: String) -> UInt64? { (try? text(path)).flatMap { UInt64($0.split(separator: "\n").first ?? "") } }
+
     /// Names in a directory, without "." and "..", in the order the kernel gives them (getdents64(2)).
     public static func names(in path: String, at directory: Int32 = AT_FDCWD) throws(SyscallError) -> [String] {
         let opened = try FileDescriptor.open(path, O_RDONLY | O_DIRECTORY, at: directory)

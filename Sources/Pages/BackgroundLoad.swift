@@ -60,7 +60,7 @@ enum WorkingSet {
     static func write(_ touched: [UInt32: [Range<UInt64>]], in directory: FileDescriptor) {
         for (task, ranges) in touched {
             guard let writer = try? ImageWriter(directory: directory, name: ImageFile.workingSet.name(task)) else { continue }
-            for range in ranges {
+            for range in ranges.prefix(most) {
                 var entry = PagemapEntry()
                 (entry.vaddr, entry.compatNrPages, entry.nrPages) = (range.lowerBound, 0, UInt64(range.count) / 4096)
                 try? writer.append(entry)

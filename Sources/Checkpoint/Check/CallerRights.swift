@@ -31,8 +31,7 @@ enum CallerRights {
                     "restore", root, "choosing its id is not ours: the pid namespace belongs to another user namespace than ours", remedy: "restore in a pid namespace made in this user namespace")
             }
         }
-        guard let largest = (try? Files.text("/proc/sys/kernel/pid_max")).flatMap({ Int32($0.split(separator: "\n").first ?? "") }),
-            let beyond = plan.ids.filter({ $0 >= largest }).min()
+        guard let largest = Files.number("/proc/sys/kernel/pid_max").map({ Int32(clamping: $0) }), let beyond = plan.ids.filter({ $0 >= largest }).min()
         else { return nil }
         return CheckpointError("restore", .task(ThreadID(beyond)), "ids end at \(largest - 1) here", remedy: "sysctl kernel.pid_max=\((plan.ids.max() ?? beyond) + 1)")
     }
@@ -70,7 +69,7 @@ enum CallerRights {
 extension Capabilities {
     /// As images have them: two words, of which the second may be missing. What this kernel does not know nobody can have.
     fileprivate init(_ words: [UInt32]) {
-        let last = (try? Files.text("/proc/sys/kernel/cap_last_cap")).flatMap { UInt64($0.split(separator: "\n").first ?? "") } ?? 40
+        let last = Files.number("/proc/sys/kernel/cap_last_cap") ?? 40
         let all = words.prefix(2).enumerated().reduce(UInt64(0)) { $0 | UInt64($1.element) << UInt64(32 * $1.offset) }
         self.init(rawValue: last >= 63 ? all : all & (1 << (last + 1) - 1))
     }

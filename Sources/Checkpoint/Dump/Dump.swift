@@ -87,7 +87,7 @@ package enum Dump {
             var result = try save(tree, context, incremental, request, &postponed)
             if request.settings.snapshots {
                 letRun(tree, context, request)
-                result.statistics.frozenTime = UInt32(truncatingIfNeeded: (Clock.monotonic() - tree.began) / 1000)
+                context.statistics.frozenTime = UInt32(truncatingIfNeeded: (Clock.monotonic() - tree.began) / 1000)
                 for step in context.background { try step() }
             }
             try finish(context, request, commit, incremental, &result)
@@ -207,9 +207,7 @@ package enum Dump {
         if let server = context.receiver as? PageServerClient { try server.finish() }
         if let first = context.refusals.first { throw first }
         try commit.finish(context.images, inventory: inventory(context, incremental))
-        let frozen = result.statistics.frozenTime
         result.statistics = context.statistics
-        result.statistics.frozenTime = frozen
         result.bytes = context.statistics.pagesWritten * 4096
     }
 

@@ -51,6 +51,8 @@ package struct TreePlan: Equatable, Sendable {
     private var children: [Int32: [Member]] = [:]
     private var byPid: [Int32: Member] = [:]
     private var births = Births()
+    /// Those that nobody but a session's leader can bring into it.
+    private var byLeaders: [Member] = []
     /// Session and group that the root takes from us (--shell-job); nil when it leads its own.
     private let adoptedSession: Int32?, adoptedGroup: Int32?
 
@@ -92,6 +94,7 @@ package struct TreePlan: Equatable, Sendable {
             if member.pid != root.pid { children[member.parent, default: []].append(member) }
         }
         try findBirths()
+        byLeaders = members.filter { births.ways[$0.pid] == .besideLeader || births.ways[$0.pid] == .leftByHelper }
         build(root, spare)
         try joinGroups()
         for member in members where member.dead { steps.append(.die(member.pid)) }
@@ -174,18 +177,17 @@ package struct TreePlan: Equatable, Sendable {
     /// A session comes into being, and with it those of its processes that nobody but its leader can bring into it.
     private mutating func lead(_ leader: Int32, _ spare: (Set<Int32>) -> Int32) {
         steps.append(.newSession(leader))
-        for child in members where (births.sessions[child.pid] ?? child.session) == leader {
-            switch births.ways[child.pid] {
-            case .besideLeader: fork(child, by: leader, spare, sibling: true)
-            case .leftByHelper:
-                let helper = spare(ids)
-                helpers.insert(helper)
-                steps.append(.fork(child: helper, maker: leader, sibling: false))
-                steps.append(.fork(child: child.pid, maker: helper, sibling: false))
-                steps.append(.leave(helper: helper, to: child.parent))
-                build(child, spare)
-            case .direct, .beforeParentLeaves, nil: break
+        for child in byLeaders where (births.sessions[child.pid] ?? child.session) == leader {
+            if births.ways[child.pid] == .besideLeader {
+                fork(child, by: leader, spare, sibling: true)
+                continue
             }
+            let helper = spare(ids)
+            helpers.insert(helper)
+            steps.append(.fork(child: helper, maker: leader, sibling: false))
+            steps.append(.fork(child: child.pid, maker: helper, sibling: false))
+            steps.append(.leave(helper: helper, to: child.parent))
+            build(child, spare)
         }
     }
 
@@ -225,7 +227,7 @@ package struct TreePlan: Equatable, Sendable {
 /// An id that no process has just now.
 package enum SpareID {
     package static func find(not taken: Set<Int32>) -> Int32 {
-        var id = (try? Files.text("/proc/sys/kernel/pid_max")).flatMap { Int32($0.split(separator: "\n").first ?? "") } ?? 32768
+        var id = Int32(clamping: Files.number("/proc/sys/kernel/pid_max") ?? 32768)
         // The kernel gives ids in ascending order: the highest are given last.
         repeat { id -= 1 } while taken.contains(id) || (try? Files.status("/proc/\(id)")) != nil
         return id

@@ -52,10 +52,7 @@ package struct Credentials {
 
     // Restore.
 
-    private static let securityBitNoFixup = 4, lastCapability: Int = {
-        let text = (try? Files.text("/proc/sys/kernel/cap_last_cap")) ?? "40"
-        return min(63, Int(text.split(separator: "\n").first ?? "40") ?? 40)
-    }()
+    private static let securityBitNoFixup = 4, lastCapability = Int(min(63, Files.number("/proc/sys/kernel/cap_last_cap") ?? 40))
 
     /// Those that every task we make begins with: ours.
     private static let own = try? Proc.status(.current)
