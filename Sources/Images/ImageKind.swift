@@ -1,3 +1,4 @@
+import Linux
 public import SwiftProtobuf
 
 /// How a file begins (format 1.2).
@@ -33,14 +34,10 @@ public enum ImageMagic: Hashable, Sendable {
     public var bytes: [UInt8] {
         switch self {
         case .none: []
-        case .plain(let magic): Self.littleEndian(magic)
-        case .image(let magic): Self.littleEndian(Self.common) + Self.littleEndian(magic)
-        case .service(let magic): Self.littleEndian(Self.service) + Self.littleEndian(magic)
+        case .plain(let magic): little32(magic)
+        case .image(let magic): little32(Self.common) + little32(magic)
+        case .service(let magic): little32(Self.service) + little32(magic)
         }
-    }
-
-    static func littleEndian(_ word: UInt32) -> [UInt8] {
-        [UInt8(truncatingIfNeeded: word), UInt8(truncatingIfNeeded: word >> 8), UInt8(truncatingIfNeeded: word >> 16), UInt8(truncatingIfNeeded: word >> 24)]
     }
 }
 

@@ -19,9 +19,11 @@ public struct EntryWithPayload<Entry: Sendable>: Sendable {
 
 /// One image file behind its magic, taken entry by entry. Nothing the file says is believed before it was held against the
 /// file's size, and no more than `largestEntry` bytes are allocated for an entry.
-public struct ImageReader {
+public struct ImageReader: Sendable {
     /// Longer than any entry in practice: 65,530 mappings make an mm of 5 MB.
     public static let largestEntry: UInt64 = 256 << 20
+    /// Bytes from which threads are worth their making.
+    private static let largePart: UInt64 = 256 << 10
     private static let windowSize: UInt64 = 64 << 10
 
     public let name: String
@@ -35,17 +37,20 @@ public struct ImageReader {
     private let file: FileDescriptor?
     private var window: [UInt8]
     private var windowStart: UInt64 = 0
+    /// Where reading ends: the end of the file, or of a part of it.
+    private var end: UInt64
 
     /// Opens an image and checks its magic. What it holds follows from its name.
     public init(_ name: String, in directory: FileDescriptor) throws(ImageError) {
         (self.name, window) = (name, [])
         (file, size) = try Self.open(name, in: directory)
+        end = size
         try readMagic()
     }
 
     /// An image in memory.
     public init(_ name: String, bytes: [UInt8]) throws(ImageError) {
-        (self.name, window, file, size) = (name, bytes, nil, UInt64(bytes.count))
+        (self.name, window, file, size, end) = (name, bytes, nil, UInt64(bytes.count), UInt64(bytes.count))
         try readMagic()
     }
 
@@ -60,18 +65,15 @@ public struct ImageReader {
         return (file, size)
     }
 
-    public var isAtEnd: Bool { offset == size }
-    public var remaining: UInt64 { size - offset }
+    public var isAtEnd: Bool { offset == end }
+    public var remaining: UInt64 { end - offset }
     /// Where the next byte lies in the file, and how many are left.
     public var position: (offset: Int, left: Int) { (Int(offset), Int(remaining)) }
 
     /// The next entry; nil at the end of the file.
     public mutating func next<M: Message>(_ type: M.Type) throws(ImageError) -> M? {
         guard !isAtEnd else { return nil }
-        guard remaining >= 4 else { throw damaged("the file ends within a length") }
-        let count = UInt64(try word(at: offset))
-        guard count <= remaining - 4 else { throw damaged("it claims \(count) bytes, the file has \(remaining - 4) left") }
-        guard count <= Self.largestEntry else { throw damaged("\(count) bytes are more than any entry has") }
+        let count = try length()
         let bytes = try bytes(in: offset + 4..<offset + 4 + count)
         var options = BinaryDecodingOptions()
         options.messageDepthLimit = 512  // directories of cgroups nest
@@ -92,11 +94,49 @@ public struct ImageReader {
         return message
     }
 
-    /// All entries up to the end of the file.
+    /// Size in bytes of the next entry, which must be there.
+    private mutating func length() throws(ImageError) -> UInt64 {
+        guard remaining >= 4 else { throw damaged("the file ends within a length") }
+        let count = UInt64(try word(at: offset))
+        guard count <= remaining - 4 else { throw damaged("it claims \(count) bytes, the file has \(remaining - 4) left") }
+        guard count <= Self.largestEntry else { throw damaged("\(count) bytes are more than any entry has") }
+        return count
+    }
+
+    /// All entries up to the end of the file. Those of a large one are decoded side by side.
     public mutating func all<M: Message>(_ type: M.Type) throws(ImageError) -> [M] {
+        let parts = remaining > Self.largePart ? parts() : []
+        if parts.count < 2 { return try sequence(type) }
+        var found = [M]()
+        for part in Workers.map(parts, { part in
+            var part = part
+            return Result { () throws(ImageError) in try part.sequence(type) }
+        }) { found += try part.get() }
+        (offset, entry) = (end, entry + found.count)
+        return found
+    }
+
+    private mutating func sequence<M: Message>(_ type: M.Type) throws(ImageError) -> [M] {
         var found = [M]()
         while let message = try next(type) { found.append(message) }
         return found
+    }
+
+    /// What is left in as many parts as there are CPUs, cut between entries: only lengths are looked at. One where they are wrong.
+    private func parts() -> [ImageReader] {
+        let share = max(Self.largePart / 2, remaining / UInt64(Workers.usual))
+        var cut = [ImageReader](), rest = self, part = self
+        while !rest.isAtEnd {
+            guard let count = try? rest.length() else { return [self] }
+            rest.offset += 4 + count
+            rest.entry += 1
+            if rest.isAtEnd || rest.offset - part.offset >= share {
+                part.end = rest.offset
+                cut.append(part)
+                part = rest
+            }
+        }
+        return cut
     }
 
     /// Steps over the `count` bytes that follow an entry, and over zeros up to a multiple of `alignment` after them.
@@ -118,8 +158,8 @@ public struct ImageReader {
 
     /// All that is left, as payload.
     public mutating func rest() -> ImagePayload {
-        defer { offset = size }
-        return ImagePayload(file: name, range: offset..<size)
+        defer { offset = end }
+        return ImagePayload(file: name, range: offset..<end)
     }
 
     /// Fails unless everything has been read.
@@ -136,7 +176,7 @@ public struct ImageReader {
     /// Makes the window hold these bytes of the file; answers where in it they begin.
     private mutating func bring(_ range: Range<UInt64>) throws(ImageError) -> Int {
         if range.lowerBound < windowStart || range.upperBound > windowStart + UInt64(window.count) {
-            let count = min(max(range.upperBound - range.lowerBound, Self.windowSize), size - range.lowerBound)
+            let count = min(max(range.upperBound - range.lowerBound, Self.windowSize), end - range.lowerBound)
             window = try file?.bytes(Int(count), at: range.lowerBound, named: name) ?? []
             windowStart = range.lowerBound
             guard range.upperBound <= windowStart + UInt64(window.count) else { throw damaged("the file became shorter while it was read") }

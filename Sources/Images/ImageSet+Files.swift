@@ -23,8 +23,7 @@ extension ImageSet {
 
     func checkFiles(_ findings: inout Findings) {
         let memfdInodes = Set(memfds.map(\.inodeID)), ttyInfos = Set(ttys.map(\.id))
-        for (id, index) in files.places.sorted(by: { $0.key < $1.key }) {
-            guard let entry = files[id] else { continue }
+        for (index, entry) in files.places {
             let place = Place(file: "files.img", entry: index)
             guard let (name, id) = entry.member else {
                 place.expect(false, "type", "the part that describes a \(entry.type) is missing", &findings)

@@ -62,6 +62,6 @@ public final class ImageWriter {
             throw ImageError(file, "an entry can't be written: a required field of its \(type(of: message).protoMessageName) is not set")
         }
         guard UInt64(body.count) <= ImageReader.largestEntry else { throw ImageError(file, "an entry of \(body.count) bytes is too long") }
-        return ImageMagic.littleEndian(UInt32(body.count)) + body
+        return little32(UInt32(body.count)) + body
     }
 }

@@ -1,5 +1,6 @@
 import CLinux
 import Glibc
+import Synchronization
 
 /// A few threads of this process that run jobs beside the conductor: checksums, compression. They run on the CPUs that were the
 /// conductor's when this was made, take no signals, and share neither working directory nor root with it (unshare(2), CLONE_FS). They are
@@ -18,13 +19,31 @@ import Glibc
     /// A job is done.
     private let hasDone = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
 
-    /// - Parameter count: at most so many threads; 0: as many as we have CPUs, up to four.
+    /// As many threads as we have CPUs, up to four.
+    public static var usual: Int { usual(try? Affinity.own()) }
+    private static func usual(_ cpus: [UInt64]?) -> Int { min(cpus?.reduce(0) { $0 + $1.nonzeroBitCount } ?? 1, 4) }
+
+    /// - Parameter count: at most so many threads; 0: `usual`.
     public init(_ count: Int = 0) {
-        most = count > 0 ? count : min(cpus?.reduce(0) { $0 + $1.nonzeroBitCount } ?? 1, 4)
+        most = count > 0 ? count : Self.usual(cpus)
         unsafe pthread_mutex_init(lock, nil)
         unsafe pthread_cond_init(hasWork, nil)
         unsafe pthread_cond_init(hasDone, nil)
     }
+
+    /// What `body` makes of each element, in their order; several at a time, one of them on this thread.
+    public static func map<Element: Sendable, Value: Sendable>(_ elements: [Element], _ body: @escaping @Sendable (Element) -> Value) -> [Value] {
+        let results = Results<Value>(), workers = Workers(max(1, min(elements.count, usual) - 1))
+        for (index, element) in elements.enumerated() {
+            workers.run {
+                let value = body(element)
+                results.values.withLock { $0[index] = value }
+            }
+        }
+        try? workers.finish()  // no job throws
+        return results.values.withLock { values in elements.indices.map { values[$0]! } }
+    }
+    private final class Results<Value: Sendable>: Sendable { let values = Mutex([Int: Value]()) }
 
     /// Runs a job at some time before `finish` returns: at once on a thread that is free, or in `finish` where none can be made.
     /// - Parameter limit: waits before while so many jobs are not done, so that what they hold does not pile up.

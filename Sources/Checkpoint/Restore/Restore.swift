@@ -315,7 +315,7 @@ package final class Restore {
             throw Self.unknownType(type)
         }
         context.task = { [unowned self] in processes[$0.rawValue] }
-        let stands = try standInsForFdinfo(used)
+        let stands = try standInsForFdinfo(byType[.reg] ?? [])
         for kind in kinds { try kind.make(entries(kind), context) }
         for (process, number) in stands { try process.run { $0.call("close", SYS_close, .init(number)) } }
         for kind in kinds { try kind.finish(entries(kind), context) }
@@ -365,10 +365,12 @@ package final class Restore {
     }
 
     /// An open /proc/PID/fdinfo/N of the tree can be opened while the task has some descriptor N; it is read by number (fs/proc/fd.c).
-    private func standInsForFdinfo(_ used: Set<UInt32>) throws -> [(RestoringProcess, Int32)] {
+    private func standInsForFdinfo(_ files: [FileEntry]) throws -> [(RestoringProcess, Int32)] {
         var made = [(RestoringProcess, Int32)]()
-        for entry in input.files.values where entry.hasReg && used.contains(entry.id) && entry.reg.name.hasPrefix("/proc/") {
-            let parts = entry.reg.name.split(separator: "/")
+        for entry in files {
+            let name = entry.reg.name
+            guard name.hasPrefix("/proc/") else { continue }
+            let parts = name.split(separator: "/")
             guard parts.count >= 4, parts[parts.count - 2] == "fdinfo", let pid = Int32(parts[1]), let number = Int32(parts[parts.count - 1]), number >= 0,
                 let process = processes[pid], number != process.socket, !made.contains(where: { $0.0 === process && $0.1 == number })
             else { continue }
