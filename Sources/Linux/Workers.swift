@@ -43,6 +43,29 @@ import Synchronization
         try? workers.finish()  // no job throws
         return results.values.withLock { values in elements.indices.map { values[$0]! } }
     }
+
+    /// Gives `use` what `body` makes of each element, in their order. While that is used the next one is made, on a thread of its own.
+    public static func ahead<Element: Sendable, Value: Sendable>(
+        _ elements: [Element], _ body: @escaping @Sendable (Element) -> Value, use: (Value) throws -> Void
+    ) rethrows {
+        let results = Results<Value>(), worker = Workers(1)
+        func begin(_ index: Int) {
+            guard elements.indices.contains(index) else { return }
+            let element = elements[index]
+            worker.run {
+                let value = body(element)
+                results.values.withLock { $0[index] = value }
+            }
+        }
+        if let only = elements.first, elements.count == 1 { return try use(body(only)) }
+        begin(0)
+        defer { try? worker.finish() }
+        for index in elements.indices {
+            try? worker.finish()  // no job throws
+            begin(index + 1)
+            try use(results.values.withLock { $0.removeValue(forKey: index)! })
+        }
+    }
     private final class Results<Value: Sendable>: Sendable { let values = Mutex([Int: Value]()) }
 
     /// Runs a job at some time before `finish` returns: at once on a thread that is free, or in `finish` where none can be made.

@@ -45,7 +45,7 @@ struct FileLockTests {
         try Syscall.call("flock", SYS_flock, Int(second.number), Int(LOCK_SH))
         let run = try DumpAndRestore { $0.fileLocks = true }
         let locks = FileLockDump()
-        for descriptor in [file, second] { try locks.collect(descriptor.number, of: .current, file: 1, run.dump) }
+        for descriptor in [file, second] { try locks.collect(Self.lines(descriptor), descriptor.number, of: .current, file: 1, run.dump) }
         try run.dump.images.create("files.img")
         let context = try run.restore { $0.fileLocks = true }
         var reader = try context.images.reader("filelocks.img")
@@ -55,6 +55,7 @@ struct FileLockTests {
         #expect(entries.first { $0.flag == 1 }.map { [Int64($0.type), $0.start, $0.len, Int64($0.fd)] } == [1, 3, 4, Int64(file.number)])
         #expect(throws: CheckpointError.self) { try FileLockRestore(RestoreWithout(context).context) }
     }
+    private static func lines(_ file: FileDescriptor) throws -> [String] { try Proc.descriptorInfo(file.number, of: .current).all("lock") }
     private struct RestoreWithout {
         let context: RestoreContext
         init(_ other: RestoreContext) { context = RestoreContext(settings: RestoreSettings(), log: other.log, images: other.images, files: [:]) }
@@ -66,7 +67,7 @@ struct FileLockTests {
         try Syscall.call("flock", SYS_flock, Int(file.number), Int(LOCK_EX))
         let run = try DumpAndRestore()
         do {
-            try FileLockDump().collect(file.number, of: .current, file: 1, run.dump)
+            try FileLockDump().collect(Self.lines(file), file.number, of: .current, file: 1, run.dump)
             Issue.record("the lock went unnoticed")
         } catch let error as CheckpointError {
             #expect(error.description.contains("/locked"))

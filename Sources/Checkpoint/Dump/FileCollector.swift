@@ -13,7 +13,13 @@ final class FileCollector {
     /// bucket in the order of kcmp(2).
     private var known: [Bucket: [Met]] = [:]
     /// - Parameter name: an eventfd's id; for `explain` the link.
-    private struct Bucket: Hashable { let device: UInt64, inode: UInt64, mode: UInt32, flags: UInt32, name: String? }
+    private struct Bucket: Hashable {
+        let device: UInt64, inode: UInt64, mode: UInt32, flags: UInt32, name: String?
+        init(_ probe: FileProbe, name: String?) {
+            (device, inode, mode) = (probe.status.device, probe.status.inode, probe.status.mode)
+            (flags, self.name) = (probe.flags, name)
+        }
+    }
     private struct Met { let process: ThreadID, number: Int32, id: UInt32, type: FdTypes }
     /// Descriptors that came out of queues: kept, so that kcmp can compare with them.
     private var kept: [FileDescriptor] = []
@@ -31,43 +37,44 @@ final class FileCollector {
         self.pidfds = pidfds
     }
 
-    /// Saves what the descriptors of one table refer to.
+    /// Saves what the descriptors of one table refer to. While some are saved, the kernel is asked about the next.
     /// - Parameter closeOnExec: which numbers have FD_CLOEXEC.
     func collect(_ numbers: [Int32], of process: ThreadID, closeOnExec: Set<Int32>) throws -> [FdinfoEntry] {
         var entries = [FdinfoEntry]()
-        for number in numbers {
-            func subject() -> CheckpointError.Subject { .descriptor(number, path: (try? Files.link("/proc/\(process)/fd/\(number)")) ?? "?", of: process) }
-            let entry = try context.attempt {
-                try CheckpointError.about("dump", subject()) {
-                    let descriptor = try FileDescriptor.duplicate(number, ofProcess: pidfds[process]!)
-                    let status = try descriptor.status()
-                    let met = try save(descriptor, status, process: process, number: number)
-                    if FileLockDump.mayBeLocked(status) {
-                        try context.state(of: FileLockDump.self).collect(number, of: process, file: met.id, context)
+        let parts = stride(from: 0, to: numbers.count, by: Self.atOnce).map { Array(numbers[$0..<min($0 + Self.atOnce, numbers.count)]) }
+        let pidfd = pidfds[process]!
+        try Workers.ahead(parts) { part in
+            part.map { number in (number, Result { () throws(SyscallError) in try FileProbe(number, of: process, pidfd) }) }
+        } use: { probes in
+            for (number, probe) in probes {
+                func subject() -> CheckpointError.Subject { .descriptor(number, path: (try? Files.link("/proc/\(process)/fd/\(number)")) ?? "?", of: process) }
+                let entry = try context.attempt {
+                    try CheckpointError.about("dump", subject()) {
+                        let probe = try probe.get()
+                        let met = try save(probe, process: process, number: number)
+                        if !probe.locks.isEmpty { try context.state(of: FileLockDump.self).collect(probe.locks, number, of: process, file: met.id, context) }
+                        var entry = FdinfoEntry()
+                        (entry.id, entry.type, entry.fd, entry.flags) = (met.id, met.type, UInt32(number), closeOnExec.contains(number) ? 1 : 0)
+                        return entry
                     }
-                    var entry = FdinfoEntry()
-                    (entry.id, entry.type, entry.fd, entry.flags) = (met.id, met.type, UInt32(number), closeOnExec.contains(number) ? 1 : 0)
-                    return entry
                 }
+                if let entry { entries.append(entry) }
             }
-            if let entry { entries.append(entry) }
         }
         return entries
     }
+    /// Descriptors of ours that are open for this at any time: twice as many.
+    private static let atOnce = 256
 
     /// A file that no descriptor of the tree refers to, such as one in flight in a socket's queue.
     func saveInFlight(_ descriptor: FileDescriptor, _ subject: CheckpointError.Subject) throws -> UInt32 {
         kept.append(descriptor)
-        return try CheckpointError.about("dump", subject) { try save(descriptor, descriptor.status(), process: .current, number: descriptor.number).id }
+        return try CheckpointError.about("dump", subject) { try save(FileProbe(descriptor), process: .current, number: descriptor.number).id }
     }
 
-    private func save(_ descriptor: FileDescriptor, _ status: FileStatus, process: ThreadID, number: Int32) throws -> Met {
-        if context.purpose == .explain { return try look(descriptor, status, process, number) }
-        let flags = UInt32(truncatingIfNeeded: try descriptor.control(F_GETFL))
-        let path = "/proc/self/fd/\(descriptor.number)"
-        let anonymous = status.type == 0 ? try Files.link(path) : nil
-        let info = anonymous.map(Eventfd.isOne) == true ? try Proc.descriptorInfo(descriptor.number, of: .current) : nil
-        let bucket = Bucket(device: status.device, inode: status.inode, mode: status.mode, flags: flags, name: info?["eventfd-id"])
+    private func save(_ probe: FileProbe, process: ThreadID, number: Int32) throws -> Met {
+        if context.purpose == .explain { return try look(probe, process, number) }
+        let bucket = Bucket(probe, name: probe.info?["eventfd-id"])
         var low = 0, high = known[bucket]?.count ?? 0
         while low < high {
             let middle = (low + high) / 2
@@ -78,8 +85,7 @@ final class FileCollector {
             default: low = middle + 1
             }
         }
-        let link = try anonymous ?? Self.link(descriptor, status)
-        let file = OpenFile(id: context.newFileID(), descriptor: descriptor, process: process, number: number, status: status, flags: flags, link: link, info: info)
+        let file = OpenFile(probe, id: context.newFileID(), process: process, number: number)
         let kind = try kind(of: file)
         let met = Met(process: process, number: number, id: file.id, type: kind.type)
         // Before it is saved: a socket's queue may hold the socket itself.
@@ -90,20 +96,15 @@ final class FileCollector {
 
     /// For `explain`: what is refused of one opening of a file is refused of any other by the same name, so the kernel's comparisons are
     /// saved. Anonymous files have one name, and each is looked at.
-    private func look(_ descriptor: FileDescriptor, _ status: FileStatus, _ process: ThreadID, _ number: Int32) throws -> Met {
-        let flags = UInt32(truncatingIfNeeded: try descriptor.control(F_GETFL)), link = try Self.link(descriptor, status)
-        let bucket = Bucket(device: status.device, inode: status.inode, mode: status.mode, flags: flags, name: link)
-        if status.type != 0, let met = known[bucket]?.first { return met }
-        let file = OpenFile(id: context.newFileID(), descriptor: descriptor, process: process, number: number, status: status, flags: flags, link: link)
+    private func look(_ probe: FileProbe, _ process: ThreadID, _ number: Int32) throws -> Met {
+        let bucket = Bucket(probe, name: probe.link)
+        if probe.status.type != 0, let met = known[bucket]?.first { return met }
+        let file = OpenFile(probe, id: context.newFileID(), process: process, number: number)
         let kind = try kind(of: file)
         if try !kind.postpones(file, context) { _ = try kind.dump(file, context) }
         let met = Met(process: process, number: number, id: file.id, type: kind.type)
-        if status.type != 0 { known[bucket] = [met] }
+        if probe.status.type != 0 { known[bucket] = [met] }
         return met
-    }
-
-    private static func link(_ descriptor: FileDescriptor, _ status: FileStatus) throws(SyscallError) -> String {
-        status.type == S_IFSOCK ? "socket:[\(status.inode)]" : try Files.link(descriptor.procPath)
     }
 
     /// What no kind can save, a plugin may.
@@ -118,6 +119,40 @@ final class FileCollector {
     /// kcmp(2), KCMP_FILE: 0 equal, 1 less, 2 greater.
     private func compare(_ process: ThreadID, _ number: Int32, _ other: Met) throws -> Int {
         try Syscall.call("kcmp", SYS_kcmp, Int(process.rawValue), Int(other.process.rawValue), 0, Int(number), Int(other.number), on: .task(process))
+    }
+}
+
+/// What the kernel tells of a descriptor before it is known which open file that is.
+struct FileProbe: Sendable {
+    /// Our duplicate: the same open file description (pidfd_getfd(2)).
+    let descriptor: FileDescriptor
+    let status: FileStatus
+    /// F_GETFL, without O_CLOEXEC.
+    let flags: UInt32
+    /// readlink of /proc/PID/fd/N.
+    let link: String
+    /// fdinfo of an eventfd.
+    let info: KeyedLines?
+    /// Lines of its fdinfo that tell of locks.
+    var locks: [String] = []
+
+    init(_ descriptor: FileDescriptor) throws(SyscallError) {
+        self.descriptor = descriptor
+        status = try descriptor.status()
+        flags = UInt32(truncatingIfNeeded: try descriptor.control(F_GETFL))
+        link = status.type == S_IFSOCK ? "socket:[\(status.inode)]" : try Files.link(descriptor.procPath)
+        info = Eventfd.isOne(link) ? try Proc.descriptorInfo(descriptor.number, of: .current) : nil
+    }
+
+    init(_ number: Int32, of process: ThreadID, _ pidfd: FileDescriptor) throws(SyscallError) {
+        try self.init(FileDescriptor.duplicate(number, ofProcess: pidfd))
+        if FileLockDump.mayBeLocked(status) { locks = try Proc.descriptorInfo(number, of: process).all("lock") }
+    }
+}
+
+extension OpenFile {
+    fileprivate convenience init(_ probe: FileProbe, id: UInt32, process: ThreadID, number: Int32) {
+        self.init(id: id, descriptor: probe.descriptor, process: process, number: number, status: probe.status, flags: probe.flags, link: probe.link, info: probe.info)
     }
 }
 

@@ -14,8 +14,9 @@ package final class FileLockDump: DumpState {
     package static func mayBeLocked(_ status: FileStatus) -> Bool { status.type != 0 && status.type != S_IFSOCK }
 
     /// Saves what descriptor `number` of `process` holds and no other one has shown yet.
-    package func collect(_ number: Int32, of process: ThreadID, file: UInt32, _ context: DumpContext) throws {
-        for line in try Proc.descriptorInfo(number, of: process).all("lock") {
+    /// - Parameter lines: the values of "lock" in its fdinfo.
+    package func collect(_ lines: [String], _ number: Int32, of process: ThreadID, file: UInt32, _ context: DumpContext) throws {
+        for line in lines {
             func subject() -> CheckpointError.Subject {
                 .descriptor(number, path: (try? Files.link("/proc/\(process)/fd/\(number)")) ?? "file id \(file)", of: process)
             }
