@@ -182,15 +182,28 @@ public struct PageImage: Sendable {
     /// The runs within `ranges` (ascending), cut to them.
     public func runs(within ranges: [Range<UInt64>]) -> [Run] {
         var found = [Run]()
-        var at = 0
         for range in ranges {
-            while at < runs.count, runs[at].range.upperBound <= range.lowerBound { at += 1 }
-            var index = at
+            var index = Self.first(of: runs.count, endingAfter: range.lowerBound) { runs[$0].range.upperBound }
             while index < runs.count, runs[index].range.lowerBound < range.upperBound {
                 found.append(runs[index].clamped(to: range))
                 index += 1
             }
         }
         return found
+    }
+
+    /// Those of `elsewhere` within a range, cut to it.
+    public func elsewhere(within range: Range<UInt64>) -> [Range<UInt64>] {
+        let first = Self.first(of: elsewhere.count, endingAfter: range.lowerBound) { elsewhere[$0].upperBound }
+        return elsewhere[first...].prefix { $0.lowerBound < range.upperBound }.map { $0.clamped(to: range) }
+    }
+
+    private static func first(of count: Int, endingAfter address: UInt64, _ end: (Int) -> UInt64) -> Int {
+        var low = 0, high = count
+        while low < high {
+            let middle = (low + high) / 2
+            if end(middle) <= address { low = middle + 1 } else { high = middle }
+        }
+        return low
     }
 }

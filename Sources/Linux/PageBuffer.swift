@@ -17,17 +17,27 @@ import Glibc
     deinit { unsafe memory.deallocate() }
 
     /// Reads up to `capacity` bytes of a process's memory. Returns fewer where a page can't be read by the process itself.
-    public func read(_ range: Range<UInt64>, of process: ThreadID) -> Int {
-        let length = min(range.count, capacity)
-        var vectors = unsafe (
-            iovec(iov_base: memory.baseAddress, iov_len: length), iovec(iov_base: UnsafeMutableRawPointer(bitPattern: UInt(range.lowerBound)), iov_len: length))
-        let got = unsafe withUnsafeMutablePointer(to: &vectors) { pair in
-            let local = Int(bitPattern: pair)
-            return unsafe Syscall.raw(SYS_process_vm_readv, Int(process.rawValue), local, 1, local + MemoryLayout<iovec>.stride, 1)
+    public func read(_ range: Range<UInt64>, of process: ThreadID) -> Int { read(CollectionOfOne(range), of: process) }
+
+    /// The same of several places, one behind the other: as many as one call takes.
+    public func read(_ ranges: some Sequence<Range<UInt64>>, of process: ThreadID) -> Int {
+        var vectors = unsafe [iovec(iov_base: memory.baseAddress, iov_len: 0)], room = capacity
+        for range in ranges {
+            guard room > 0, unsafe vectors.count <= Self.mostVectors else { break }
+            let length = min(range.count, room)
+            unsafe vectors.append(iovec(iov_base: UnsafeMutableRawPointer(bitPattern: UInt(range.lowerBound)), iov_len: length))
+            room -= length
+        }
+        unsafe vectors[0].iov_len = capacity - room
+        let got = unsafe vectors.withUnsafeBytes { all in
+            let local = Int(bitPattern: all.baseAddress)
+            return unsafe Syscall.raw(SYS_process_vm_readv, Int(process.rawValue), local, 1, local + MemoryLayout<iovec>.stride, all.count / MemoryLayout<iovec>.stride - 1)
         }
         count = max(got, 0) & ~4095
         return count
     }
+    /// UIO_MAXIOV, readv(2).
+    private static let mostVectors = 1024
 
     /// Reads through /proc/PID/mem, which shows also what the process may not read itself.
     public func inspect(_ range: Range<UInt64>, _ file: FileDescriptor) -> Int { read(from: file, at: range.lowerBound, range.count) }
@@ -37,6 +47,13 @@ import Glibc
         let got = unsafe Syscall.raw(SYS_pread64, Int(file.number), Int(bitPattern: memory.baseAddress), min(length, capacity), Int(bitPattern: UInt(offset)))
         count = max(got, 0)
         return count
+    }
+
+    /// Reads from a file, behind what is there. Returns how many bytes came: fewer at its end or where there is no room, none on failure.
+    public func readMore(from file: FileDescriptor, at offset: UInt64, _ length: Int) -> Int {
+        let got = max(unsafe Syscall.raw(SYS_pread64, Int(file.number), Int(bitPattern: memory.baseAddress) + count, min(length, room), Int(bitPattern: UInt(offset))), 0)
+        count += got
+        return got
     }
 
     /// Reads from a file until the buffer is full, `length` bytes are there, or the file ends.
@@ -56,13 +73,21 @@ import Glibc
     /// Reads exactly `length` bytes from a stream; false when it ends before.
     public func receive(_ length: Int, from stream: FileDescriptor) throws(SyscallError) -> Bool {
         count = 0
-        while count < length {
-            let at = count
-            let got = try Syscall.check("read", .fd(stream.number)) { unsafe Syscall.raw(SYS_read, Int(stream.number), Int(bitPattern: memory.baseAddress) + at, length - at) }
-            if got == 0 { return false }
-            count += got
-        }
+        return try receiveMore(length, from: stream)
+    }
+    /// The same, behind what is there.
+    public func receiveMore(_ length: Int, from stream: FileDescriptor) throws(SyscallError) -> Bool {
+        let end = count + length
+        precondition(end <= capacity, "more than there is room for")
+        while count < end { if try receiveSome(end - count, from: stream) == 0 { return false } }
         return true
+    }
+    /// One read(2), behind what is there. Returns how many bytes came, none at the end.
+    public func receiveSome(_ most: Int, from stream: FileDescriptor) throws(SyscallError) -> Int {
+        let at = count, room = min(most, capacity - count)
+        let got = try Syscall.check("read", .fd(stream.number)) { unsafe Syscall.raw(SYS_read, Int(stream.number), Int(bitPattern: memory.baseAddress) + at, room) }
+        count += got
+        return got
     }
 
     /// Of each page in it.
@@ -75,12 +100,12 @@ import Glibc
         count = min(length, capacity)
         unsafe memory.baseAddress!.initializeMemory(as: UInt8.self, repeating: 0, count: count)
     }
-    /// Zeros where `ranges` (addresses) overlap what was read from `start`.
-    public func blank(_ ranges: [Range<UInt64>], from start: UInt64) {
-        for range in ranges {
-            let part = range.clamped(to: start..<(start + UInt64(count)))
-            if part.isEmpty { continue }
-            unsafe (memory.baseAddress! + Int(part.lowerBound - start)).initializeMemory(as: UInt8.self, repeating: 0, count: part.count)
+    /// Zeros where `ranges` (addresses) overlap what was read from `piece`, which lies `offset` bytes from the beginning.
+    public func blank(_ ranges: [Range<UInt64>], in piece: Range<UInt64>, at offset: Int) {
+        precondition(offset + piece.count <= count)
+        for range in ranges where range.overlaps(piece) {
+            let part = range.clamped(to: piece)
+            unsafe (memory.baseAddress! + offset + Int(part.lowerBound - piece.lowerBound)).initializeMemory(as: UInt8.self, repeating: 0, count: part.count)
         }
     }
 
@@ -106,6 +131,13 @@ import Glibc
         count += length
         return length
     }
+    /// Bytes behind what is there, for which there must be room.
+    public func append(_ bytes: [UInt8]) {
+        precondition(bytes.count <= room, "more than there is room for")
+        unsafe bytes.withUnsafeBytes { unsafe (memory.baseAddress! + count).copyMemory(from: $0.baseAddress!, byteCount: $0.count) }
+        count += bytes.count
+    }
+    public var room: Int { capacity - count }
     /// Zeros up to the end of a page.
     public func pad() {
         let end = min((count + 4095) & ~4095, capacity)

@@ -42,10 +42,10 @@ package final class ControlConnection {
     }
 
     /// The message that is due. What the other end refuses is thrown in its words.
-    package func expect(_ kind: ControlMessage.Kind) throws -> ControlMessage {
+    package func expect(_ kind: ControlMessage.Kind, _ other: ControlMessage.Kind? = nil) throws -> ControlMessage {
         let message = try receive()
         if message.kind == .refused { throw message.refusal }
-        guard message.kind == kind else { throw failed("it says \(message.kind) where \(kind) is due", remedy: "use the same version of stasis at both ends") }
+        guard message.kind == kind || message.kind == other else { throw failed("it says \(message.kind) where \(kind) is due", remedy: "use the same version of stasis at both ends") }
         return message
     }
 

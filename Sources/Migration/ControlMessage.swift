@@ -20,7 +20,7 @@ package struct ControlMessage: Equatable, Sendable {
         /// Name of a directory whose pages come next, by the page protocol; name of the one before.
         case round
         case proceed
-        /// The files so far, with the pages of the last round, are a whole dump.
+        /// The files so far, with the pages of the last round, are a whole dump; with "post-copy" they lack pages, which are asked for.
         case restore
         /// Restored; waits.
         case ready
@@ -31,6 +31,11 @@ package struct ControlMessage: Equatable, Sendable {
         case done
         /// What became of the migration: a `Decision.Answer`.
         case outcome
+        /// A task, and which pages of it; they follow the answer.
+        case want
+        case content
+        /// Nothing more is wanted.
+        case complete
     }
     package static let magic = "stasis migration", version = 1
     /// Of a message; images are not part of one.

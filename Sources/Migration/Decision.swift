@@ -8,8 +8,9 @@ import Linux
 /// A file in a file system in memory, /run, so that it is gone when the machine restarts, as the tree is. Its lock (flock(2)) is held while it
 /// changes, and goes with its holder: who gets the lock and reads `releasing` knows that the one who let the tree run died in the middle of that.
 package struct Decision {
-    enum State: String { case ready, releasing, running, aborted }
-    package enum Answer: String, Sendable { case running, aborted, unknown }
+    /// In post-copy a tree that is `running` becomes `whole`, when all its memory is here, or `lost`, when it was ended without.
+    enum State: String { case ready, releasing, running, aborted, whole, lost }
+    package enum Answer: String, Sendable { case running, aborted, unknown, whole, lost }
     package static let folder = "/run/stasis/migrations"
     private let id: String
     private let folder: String
@@ -37,6 +38,15 @@ package struct Decision {
         }.orThrow("the source has asked meanwhile, and was told that the tree does not run here")
     }
 
+    /// The tree runs, and its memory has followed it, or never will.
+    package func settleMemory(isWhole: Bool) throws {
+        try Self.locked(id, folder) { (state, file) throws(SyscallError) in
+            guard state == .running else { return false }
+            try Self.write(isWhole ? .whole : .lost, file)
+            return true
+        }.orThrow("it does not run")
+    }
+
     /// It never will run. Has no effect on one that does.
     package func abort() { _ = try? Self.ask(id, folder: folder) }
 
@@ -48,6 +58,8 @@ package struct Decision {
         try locked(id, folder) { (state, file) throws(SyscallError) in
             switch state {
             case .running: return .running
+            case .whole: return .whole
+            case .lost: return .lost
             case .releasing: return .unknown
             case .aborted: return .aborted
             case .ready, nil:

@@ -21,7 +21,10 @@ public final class IncomingMigration {
     /// The migration that this one is, once its source has said so.
     private var id = ""
     private var isReady = false
+    private var mayFollow = false
     private var rounds: [FileDescriptor] = []
+    /// Bytes of the first round, and of those that came again since something was freed.
+    private var memory: UInt64 = 0, again: UInt64 = 0
     /// Whether a source has begun to send its tree.
     package var hasBegun: Bool { !id.isEmpty }
     /// How long a source that is in doubt may take to come back, seconds.
@@ -110,7 +113,9 @@ public final class IncomingMigration {
                 throw refused("it has closed the connection")
             }
             switch message.kind {
-            case .terms: Terms.add(message.texts, to: &settings)
+            case .terms:
+                Terms.add(message.texts, to: &settings)
+                mayFollow = message.texts.contains(Terms.postCopy)
             case .file: try ImageTransfer.receive(message, into: images, over: connection)
             case .check:
                 try connection.send(check(images).message)
@@ -118,7 +123,7 @@ public final class IncomingMigration {
             case .round:
                 images = try takeRound(message, connection)
                 isChecked = false
-            case .restore: return try restore(images, connection)
+            case .restore: return try restore(images, followed: message.text(0) == Terms.postCopy, connection)
             case .refused: throw message.refusal
             default: throw refused("it says \(message.kind), which is not due")
             }
@@ -146,6 +151,10 @@ public final class IncomingMigration {
                 return Verdict(warning: verdict.object, "this machine does not have its address yet", remedy: "the action script has to bring it at pre-restore")
             })
         }
+        if mayFollow, !LaterMemory.isPossible {
+            report = CheckReport(report.command, report.verdicts + [Verdict(
+                CheckpointError("migrate", .object("memory behind its tree"), "the kernel here has no userfaultfd(2) with its events", remedy: "leave out --when-too-busy post-copy"), about: "post-copy")])
+        }
         do { try Decision.checkPlace() } catch { report = CheckReport(report.command, report.verdicts + [Verdict(error, about: Decision.folder)]) }
         return report
     }
@@ -158,20 +167,27 @@ public final class IncomingMigration {
         if !before.isEmpty { try Incremental.link("../\(before)", in: images) }
         try connection.send(ControlMessage(.proceed))
         log.info("round \(name)")
-        // What comes again is freed in older rounds, but not while the tree stands still.
-        guard try PageServer(connection.pages, images: images, frees: name != "final" && !before.isEmpty, flushes: false, log).serve() else {
-            throw refused("the connection was cut in round \(name)")
-        }
+        let server = PageServer(connection.pages, images: images, flushes: false, log)
+        guard try server.serve() else { throw refused("the connection was cut in round \(name)") }
+        if before.isEmpty { memory = server.bytes } else { again += server.bytes }
+        if name != "final", again > memory / 4 { freeOlder(images) }
         return images
+    }
+
+    /// What came again, when it is much: that takes its time, in which the tree writes on.
+    private func freeOlder(_ images: FileDescriptor) {
+        again = 0
+        do { _ = try Dedup.run(try PageChain(try ImageDirectory(images)), newestOnly: false) } catch { log.warn("older pages can't be freed: \(error)") }
     }
 
     // MARK: the restore, and the decision
 
-    private func restore(_ images: FileDescriptor, _ connection: ControlConnection) throws -> Received {
+    /// - Parameter followed: whether the source still has pages, which are asked for.
+    private func restore(_ images: FileDescriptor, followed: Bool, _ connection: ControlConnection) throws -> Received {
         let lock = try holdConnections(images)
         var request = restoreRequest(images)
-        let decision = try Decision(ready: id)
-        let later = try LaterMemory(images, rounds: rounds, log)
+        let decision = try Decision(ready: id), line = SharedLine(connection)
+        let later = try LaterMemory(images, rounds: rounds, from: followed ? line : nil, log)
         request.settings.postponesPages = later != nil
         var root: ThreadID?, runs = false
         let began = Clock.monotonic()
@@ -180,16 +196,19 @@ public final class IncomingMigration {
             try hook(point, task, images)
         }
         request.atLast = { [unowned self] letRun in
-            isReady = true
-            try connection.send(ControlMessage(.ready))
-            try awaitGo(connection)
-            try decision.release {
-                lock?.lift()
-                letRun()
-                runs = true
+            try line.inTurn { connection in
+                if let failure = later?.failure { throw failure }
+                isReady = true
+                try connection.send(ControlMessage(.ready))
+                try awaitGo(connection)
+                try decision.release {
+                    lock?.lift()
+                    letRun()
+                    runs = true
+                }
+                // At once: the source waits, with the tree.
+                try? connection.send(ControlMessage(.running))
             }
-            // At once: the source waits, with the tree.
-            try? connection.send(ControlMessage(.running))
         }
         do { _ = try Restore.run(request) } catch {
             guard runs else {
@@ -197,14 +216,25 @@ public final class IncomingMigration {
                 decision.abort()
                 decision.forget()
                 later?.cancel()
-                throw error
+                throw later?.failure ?? error
             }
             log.warn("the tree runs, but: \(error)")
         }
         let received = Received(root: root ?? ThreadID(0), microseconds: (Clock.monotonic() - began) / 1000)
+        if followed { try awaitMemory(later, decision) }
         if awaitDone(connection) { decision.forget() } else { answerDoubts() }
-        try later?.finish()
+        if !followed { try later?.finish() }
         return received
+    }
+
+    /// Until the source has nothing any more that the tree needs.
+    private func awaitMemory(_ later: LaterMemory?, _ decision: Decision) throws {
+        do { try later?.finish() } catch {
+            try decision.settleMemory(isWhole: false)
+            throw error
+        }
+        try decision.settleMemory(isWhole: true)
+        try? later?.complete()
     }
 
     /// The tree stands restored. Whoever comes meanwhile and asks settles that it does not run.

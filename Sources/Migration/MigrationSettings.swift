@@ -3,7 +3,8 @@ package import Kinds
 
 /// What a migration is asked for.
 public struct MigrationSettings: Sendable {
-    /// What to do with a tree that writes its memory faster than the connection takes it.
+    /// What to do with a tree that writes its memory faster than the connection takes it. With `postCopy` it is moved without the rest of
+    /// its memory, which follows; with no rounds, too, it is moved so from the start.
     public enum WhenTooBusy: String, Sendable, CaseIterable { case giveUp = "give-up", goOn = "go-on", postCopy = "post-copy" }
     /// How long the tree may stand still for the last of its memory, ms.
     public var maxDowntime: UInt32 = 300
@@ -36,6 +37,8 @@ public enum MigrationEvent: Sendable {
     case ready
     /// It runs there; `nanoseconds` is how long it ran nowhere.
     case running(nanoseconds: UInt64)
+    /// So many bytes of its memory have still to follow it.
+    case follows(bytes: UInt64)
     /// The connection was cut when it may run there: it is asked.
     case inDoubt(String)
 }
@@ -59,12 +62,16 @@ public struct MigrationResult: Sendable {
     public var downtime: UInt64 = 0, total: UInt64 = 0
     /// Bytes of memory sent from the frozen tree, and of images.
     public var lastBytes: UInt64 = 0, imageBytes: UInt64 = 0
+    /// Bytes of memory that followed the tree when it ran already.
+    public var laterBytes: UInt64 = 0
     public var processes = 0, threads = 0
     public init() {}
 }
 
 /// The settings of the dump that its restore must share.
 enum Terms {
+    /// Memory may follow the tree.
+    static let postCopy = "post-copy"
     static func of(_ settings: DumpSettings) -> [String] {
         let flags: [(String, Bool)] = [
             ("shell-job", settings.shellJob), ("file-locks", settings.fileLocks), ("ext-unix-sk", settings.externalUnixSockets),

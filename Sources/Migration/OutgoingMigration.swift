@@ -45,7 +45,6 @@ public final class OutgoingMigration {
     /// when the tree goes on here; the error says so where it is otherwise.
     public func run() throws -> MigrationResult {
         let began = Clock.monotonic()
-        guard settings.whenTooBusy != .postCopy else { throw failed("post-copy is not supported yet", remedy: "give up or go on when the tree is too busy") }
         let connection = ControlConnection(PageConnection(try transport.connect()), to: "the destination")
         do {
             var result = MigrationResult()
@@ -54,8 +53,9 @@ public final class OutgoingMigration {
             report(.connected)
             try check(connection)
             if settings.checksOnly { return result }
-            result.rounds = try preCopy(connection)
-            try moveRest(connection, &result)
+            let followed: Bool
+            (result.rounds, followed) = try preCopy(connection)
+            try moveRest(connection, followed, &result)
             result.total = Clock.monotonic() - began
             return result
         } catch {
@@ -84,7 +84,7 @@ public final class OutgoingMigration {
     // MARK: before anything is frozen
 
     private func check(_ connection: ControlConnection) throws {
-        try connection.send(ControlMessage(.terms, Terms.of(settings.dump)))
+        try connection.send(ControlMessage(.terms, Terms.of(settings.dump) + (settings.whenTooBusy == .postCopy ? [Terms.postCopy] : [])))
         var request = try request("check")
         request.settings.processor = true
         var check = MigrationCheck(here: try Dump.check(request), there: nil)
@@ -111,17 +111,17 @@ public final class OutgoingMigration {
         if !entries.isEmpty { try directory.write(.files, 0, entries) }
     }
 
-    /// Rounds of memory while the tree runs.
-    private func preCopy(_ connection: ControlConnection) throws -> [MigrationRound] {
+    /// Rounds of memory while the tree runs. Answers whether the rest is to follow the tree.
+    private func preCopy(_ connection: ControlConnection) throws -> ([MigrationRound], followed: Bool) {
         let policy = PreCopy(limit: UInt64(settings.maxDowntime) * 1_000_000, maxRounds: settings.maxRounds)
         var rounds = [MigrationRound]()
         while true {
             switch policy.next(after: rounds) {
-            case .freeze: return rounds
+            case .freeze: return (rounds, followed: rounds.isEmpty && settings.whenTooBusy == .postCopy)
             case .again: break
             case .tooBusy:
-                if settings.whenTooBusy == .goOn { return rounds }
-                throw tooBusy(policy.estimate(rounds)!)
+                guard settings.whenTooBusy != .giveUp else { throw tooBusy(policy.estimate(rounds)!) }
+                return (rounds, followed: settings.whenTooBusy == .postCopy)
             }
             let began = Clock.monotonic()
             let request = try openRound("\(rounds.count + 1)", after: rounds.count, connection)
@@ -135,7 +135,7 @@ public final class OutgoingMigration {
         let rate = estimate.dirtyRate.map { "it writes \(Quantity.bytes($0)) a second, " } ?? ""
         return failed(
             "\(rate)the connection takes \(Quantity.bytes(estimate.bandwidth)) a second: the last of its memory would take \(Quantity.microseconds(estimate.nanosecondsLeft / 1000))",
-            remedy: "allow that with --max-downtime \(estimate.nanosecondsLeft / 1_000_000 + 1), or go on at any price with --when-too-busy go-on")
+            remedy: "allow that with --max-downtime \(estimate.nanosecondsLeft / 1_000_000 + 1), go on at any price with --when-too-busy go-on, or let it follow the tree with --when-too-busy post-copy")
     }
 
     private func openRound(_ name: String, after number: Int, _ connection: ControlConnection) throws -> Dump.Request {
@@ -149,59 +149,67 @@ public final class OutgoingMigration {
 
     // MARK: the tree stands still
 
-    private func moveRest(_ connection: ControlConnection, _ result: inout MigrationResult) throws {
+    private func moveRest(_ connection: ControlConnection, _ followed: Bool, _ result: inout MigrationResult) throws {
         report(.freezing)
         var request = try openRound("final", after: result.rounds.count, connection)
         request.settings.ending = .kill
-        var moved = result, isInDoubt = false
-        request.handOver = { [unowned self] tree in
+        request.settings.postponesPages = followed
+        var moved = result, unsettled: CheckpointError?
+        request.handOver = { [unowned self] (tree: FrozenTree, postponed: FrozenPageSource) throws -> DumpSettings.Ending in
             moved.imageBytes = try ImageTransfer.send(request.images, over: connection)
-            try connection.send(ControlMessage(.restore))
-            _ = try connection.expect(.ready)
+            try connection.send(ControlMessage(.restore, followed ? [Terms.postCopy] : []))
+            let giver = MemoryGiver(postponed, connection)
+            try giver.serve(until: .ready)
             report(.ready)
-            switch try letGo(tree, connection) {
-            case .running:
-                moved.downtime = Clock.monotonic() - tree.began
-                report(.running(nanoseconds: moved.downtime))
-                return .kill
+            let answer = letGo(tree, giver, followed, connection) { moved.downtime = Clock.monotonic() - tree.began }
+            moved.laterBytes = giver.given
+            switch answer {
+            case .running, .whole: return .kill
             case .aborted: throw failed("the connection was cut, and the destination does not let the tree run: it goes on here", remedy: "migrate again")
-            case .unknown:
-                isInDoubt = true
-                return .leaveStopped
+            case .lost: unsettled = lost()
+            case .unknown: unsettled = inDoubt()
             }
+            return .leaveStopped
         }
         let dump = try Dump.run(request)
         result = moved
-        if isInDoubt { throw inDoubt() }
+        if let unsettled { throw unsettled }
         (result.lastBytes, result.processes, result.threads) = (dump.bytes, dump.processes, dump.threads)
         liftLock(request.images)
         // The tree is no more here: whether the destination hears of it is nothing to us.
         try? connection.send(ControlMessage(.done))
     }
 
-    /// From *go* to *running*. Whatever goes wrong in between is doubt, and doubt is settled by asking.
-    private func letGo(_ tree: FrozenTree, _ connection: ControlConnection) throws -> Decision.Answer {
+    /// From *go* to *running*, or to *complete* where memory follows. Whatever goes wrong in between is doubt, and doubt is settled by asking.
+    private func letGo(_ tree: FrozenTree, _ giver: MemoryGiver, _ followed: Bool, _ connection: ControlConnection, runs: () -> Void) -> Decision.Answer {
         tree.hold()
         do {
             try connection.send(ControlMessage(.go))
             connection.limitWaiting(toSeconds: 20)
             _ = try connection.expect(.running)
-            return .running
+            runs()
+            report(.running(nanoseconds: Clock.monotonic() - tree.began))
+            guard followed else { return .running }
+            report(.follows(bytes: giver.total - giver.given))
+            connection.limitWaiting(toSeconds: 0)
+            try giver.serve(until: .complete)
+            return .whole
         } catch {
             report(.inDoubt("\(error)"))
             log.warn("the outcome is in doubt: \(error)")
-            return ask()
+            // A tree that runs without its memory is on its way to one end or the other.
+            return ask { $0 != .running || !followed }
         }
     }
 
-    private func ask() -> Decision.Answer {
+    private func ask(_ isAnswer: (Decision.Answer) -> Bool) -> Decision.Answer {
         let end = Clock.monotonic() + UInt64(settings.patience) * 1_000_000_000
         while true {
             do {
                 let connection = ControlConnection(PageConnection(try transport.connect()), to: "the destination")
                 connection.limitWaiting(toSeconds: 10)
                 try greet(connection, intent: "outcome")
-                if let answer = Decision.Answer(rawValue: try connection.expect(.outcome).text(0)) {
+                if let answer = Decision.Answer(rawValue: try connection.expect(.outcome).text(0)), isAnswer(answer) {
                     log.info("the destination says: \(answer)")
                     return answer
                 }
@@ -215,6 +223,13 @@ public final class OutgoingMigration {
         failed(
             "the connection was cut when the destination may have let the tree run, and it can't tell any more: the tree stands still here (SIGSTOP)",
             remedy: "look there: if task \(root) runs there, end the tree here with kill -KILL; if not, let all of it go on here with kill -CONT")
+    }
+
+    /// Post-copy's price: neither copy has both the memory and the past.
+    private func lost() -> CheckpointError {
+        failed(
+            "the connection was cut when the tree ran there and its memory had not all followed: it was ended there, and stands still here (SIGSTOP) as it was when it was frozen",
+            remedy: "let all of it go on here with kill -CONT, if what it has done there may be forgotten; else end it with kill -KILL")
     }
 
     /// The lock that a dump leaves for its restore on the same machine: ours is elsewhere.

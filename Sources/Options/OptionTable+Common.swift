@@ -85,10 +85,8 @@ extension OptionTable {
         OptionRow("max-rounds", taking: .required("N"), .migrate, .own, "copy memory at most so often before the freeze (default: 30; 0: only in the freeze)") {
             (options, value) throws(OptionError) in options.maxRounds = try value.number(in: 0...1000)
         },
-        OptionRow("when-too-busy", taking: .required("WHAT"), .migrate, .own, "what to do when the tree writes memory faster than the connection takes it: give-up (default), go-on; post-copy comes later") {
-            (options, value) throws(OptionError) in
-            options.whenTooBusy = try value.choice()
-            if options.whenTooBusy == .postCopy { throw .notYet("--when-too-busy post-copy", "memory that follows a migrated tree") }
+        OptionRow("when-too-busy", taking: .required("WHAT"), .migrate, .own, "what to do when the tree writes memory faster than the connection takes it: give-up (default), go-on, or post-copy: let the rest of its memory follow the tree") {
+            (options, value) throws(OptionError) in options.whenTooBusy = try value.choice()
         },
         OptionRow("listen", taking: .required("PLACE"), .receive, .own, "where to wait for the source: unix:PATH, or HOST:PORT with --insecure") { $0.listens = $1.text },
         OptionRow("stdio", .receive, .own, "the source is at standard input and output (migrate --to ssh://HOST starts this)") { $0.usesStandardStreams = $1.isOn },

@@ -25,21 +25,26 @@ package final class LazyPages {
     }
     private final class Client {
         let task: UInt32, fault: Userfault
-        /// Ascending.
-        var runs: [Run]
+        /// Ascending. Taken from its beginning, mostly.
+        var runs: ArraySlice<Run>
         /// Addresses in the images that are to be given before others, the first last.
         var first: [Range<UInt64>] = []
         var isGone = false
-        init(_ task: UInt32, _ fault: Userfault, _ runs: [Run]) { (self.task, self.fault, self.runs) = (task, fault, runs) }
+        init(_ task: UInt32, _ fault: Userfault, _ runs: [Run]) { (self.task, self.fault, self.runs) = (task, fault, runs[...]) }
 
         func remove(_ range: Range<UInt64>) {
+            if let first = runs.first, first.range.lowerBound == range.lowerBound, first.range.upperBound >= range.upperBound {
+                let rest = first.clamped(to: range.upperBound..<first.range.upperBound)
+                if rest.range.isEmpty { runs.removeFirst() } else { runs[runs.startIndex] = rest }
+                return
+            }
             var left = [Run]()
             for run in runs {
                 guard run.range.overlaps(range) else { left.append(run); continue }
                 if run.range.lowerBound < range.lowerBound { left.append(run.clamped(to: run.range.lowerBound..<range.lowerBound)) }
                 if run.range.upperBound > range.upperBound { left.append(run.clamped(to: range.upperBound..<run.range.upperBound)) }
             }
-            runs = left
+            runs = left[...]
         }
         func move(_ range: Range<UInt64>, to start: UInt64) {
             let moved = runs.filter { $0.range.overlaps(range) }.map { run in
@@ -48,15 +53,15 @@ package final class LazyPages {
             }
             remove(range)
             remove(start..<(start + UInt64(range.count)))
-            runs = (runs + moved).sorted { $0.range.lowerBound < $1.range.lowerBound }
+            runs = (runs + moved).sorted { $0.range.lowerBound < $1.range.lowerBound }[...]
         }
         func run(at address: UInt64) -> Run? {
-            var low = 0, high = runs.count
+            var low = runs.startIndex, high = runs.endIndex
             while low < high {
                 let middle = (low + high) / 2
                 if runs[middle].range.upperBound <= address { low = middle + 1 } else { high = middle }
             }
-            return low < runs.count && runs[low].range.contains(address) ? runs[low] : nil
+            return low < runs.endIndex && runs[low].range.contains(address) ? runs[low] : nil
         }
     }
 
@@ -141,7 +146,7 @@ package final class LazyPages {
             switch bytes[at] {
             case 0x12: try give(client, at: second & ~4095)
             case 0x13:  // UFFD_EVENT_FORK: the child's own userfaultfd
-                clients.append(Client(client.task, Userfault(FileDescriptor(owning: Int32(truncatingIfNeeded: first))), client.runs))
+                clients.append(Client(client.task, Userfault(FileDescriptor(owning: Int32(truncatingIfNeeded: first))), Array(client.runs)))
             case 0x14: if third > 0, first &+ third > first { client.move(first..<(first + third), to: second) }
             case 0x15, 0x16: if second > first { client.remove(first..<second) }
             default: break
@@ -224,32 +229,3 @@ package final class LazyPages {
     }
 }
 @available(*, unavailable) extension LazyPages: Sendable {}
-
-/// Pages that a page server, or a lazy dump, has.
-package final class RemotePageSource: PageSource {
-    private let connection: PageConnection
-    private let place: PageServerPlace
-    package init(_ place: PageServerPlace) throws {
-        self.place = place
-        connection = try place.connect()
-    }
-
-    package func read(_ range: Range<UInt64>, of task: UInt32, into buffer: PageBuffer) throws -> Int {
-        let asked = range.lowerBound..<min(range.upperBound, range.lowerBound + UInt64(PageBuffer.capacity))
-        return try CheckpointError.about("get pages from", .object("the page server"), remedy: "the connection is lost; restore again from the source, which still has them") {
-            try connection.send(PageRequest(.get, pages: UInt64(asked.count) / 4096, address: asked.lowerBound, subject: UInt64(task)))
-            guard let bytes = try connection.receive(PageRequest.size) else { throw SyscallError("read", .fd(connection.socket.number), 104 /* ECONNRESET */) }
-            guard let answer = PageRequest(bytes), answer.command == .addWithFlags, UInt32(answer.flags) & PageRuns.present != 0, let given = answer.range,
-                given.lowerBound == asked.lowerBound, given.upperBound <= asked.upperBound
-            else { throw CheckpointError("get pages from", .object("the page server"), "its answer is not the one to our question") }
-            guard try buffer.receive(given.count, from: connection.socket) else { throw SyscallError("read", .fd(connection.socket.number), 104 /* ECONNRESET */) }
-            return given.count
-        }
-    }
-
-    /// Says that nothing more is needed: a lazy dump then ends its tree.
-    package func finish() throws {
-        try connection.send(PageRequest(place.isHandedOver ? .forceClose : .close))
-        _ = try connection.receiveNumber()
-    }
-}

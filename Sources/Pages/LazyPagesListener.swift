@@ -27,10 +27,11 @@ package final class LazyPagesListener: Sendable {
     /// - Parameters:
     ///   - remote: where the pages are that the images lack; nil: nowhere else.
     ///   - verifies: whether pages are held against their checksums.
-    package func serve(_ images: FileDescriptor, remote: (any PageSource)? = nil, verifies: Bool, _ log: Log) throws {
+    package func serve(_ images: FileDescriptor, remote: (any RemotePages)? = nil, verifies: Bool, _ log: Log) throws {
         let restorer = try socket.accept()
         let chain = try PageChain(try ImageDirectory(images), verifies: verifies)
-        let daemon = LazyPages(remote ?? ImagePageSource(chain), missing: { try Self.missing($0, chain) }, log)
+        let local = ImagePageSource(chain)
+        let daemon = LazyPages(remote.map { CombinedPageSource(local, $0) } ?? local, missing: { try Self.missing($0, chain) }, log)
         try daemon.serve(restorer)
         log.info("\(daemon.transferred) pages given, \(daemon.faulted) of them waited for")
     }
@@ -40,7 +41,10 @@ package final class LazyPagesListener: Sendable {
         let image = try PageImage(chain, .pagemap, task)
         let mm = try chain.directories[0].single(.mm, task)
         let mappings = mm.vmas.filter(\.canBeLazy).map { $0.start..<$0.end }
-        let lazy = (image.mayBeLazy + image.elsewhere).sorted { $0.lowerBound < $1.lowerBound }
+        var lazy = [Range<UInt64>]()
+        for range in (image.mayBeLazy + image.elsewhere).sorted(by: { $0.lowerBound < $1.lowerBound }) {
+            if let last = lazy.last, last.upperBound == range.lowerBound { lazy[lazy.count - 1] = last.lowerBound..<range.upperBound } else { lazy.append(range) }
+        }
         return MemoryTracker.common(lazy, mappings)
     }
 }

@@ -1,4 +1,5 @@
 import Glibc
+package import Kinds
 package import Linux
 
 extension PageBuffer {
@@ -21,20 +22,45 @@ package struct PageCopier {
         memory = try? FileDescriptor.open("/proc/\(process)/mem", O_RDONLY)
     }
 
-    /// Gives `body` the pages piece by piece, in the buffer. A page that can't be read any more is given as nil and one page long.
-    package func copy(_ range: Range<UInt64>, _ body: (_ piece: Range<UInt64>, _ content: PageBuffer?) throws -> Void) throws {
-        var at = range.lowerBound
-        while at < range.upperBound {
-            var got = buffer.read(at..<range.upperBound, of: process)
-            if got == 0, let memory { got = buffer.inspect(at..<(at + 4096), memory) & ~4095 }
-            if got == 0 {
-                try body(at..<(at + 4096), nil)
-                at += 4096
-                continue
-            }
-            buffer.blank(blanks, from: at)
-            try body(at..<(at + UInt64(got)), buffer)
-            at += UInt64(got)
+    /// Gives `body` the runs in their order, some at a time, with the content of those that have it, one behind the other. Many pages that lie
+    /// apart take one call. A page that can't be read any more is left out.
+    /// - Parameter gone: told of such a page.
+    package func copy(_ runs: [PageRuns.Run], gone: (Range<UInt64>) throws -> Void, _ body: (_ some: [PageRuns.Run], _ content: PageBuffer) throws -> Void) throws {
+        var next = 0, from = runs.first?.range.lowerBound ?? 0
+        func rest(of index: Int) -> Range<UInt64> { index == next ? from..<runs[index].range.upperBound : runs[index].range }
+        func advance(to address: UInt64) {
+            from = address
+            guard from == runs[next].range.upperBound else { return }
+            next += 1
+            if next < runs.count { from = runs[next].range.lowerBound }
         }
+        while next < runs.count {
+            let got = try read((next..<runs.count).lazy.filter { runs[$0].hasContent }.map(rest))
+            var some = [PageRuns.Run](), left = got
+            while next < runs.count, left > 0 || !runs[next].hasContent {
+                var run = runs[next]
+                run.range = run.hasContent ? from..<min(from + UInt64(left), run.range.upperBound) : run.range
+                if run.hasContent {
+                    buffer.blank(blanks, in: run.range, at: got - left)
+                    left -= run.range.count
+                }
+                some.append(run)
+                advance(to: run.range.upperBound)
+            }
+            if !some.isEmpty { try body(some, buffer) }
+            if got == 0, next < runs.count {
+                try gone(from..<(from + 4096))
+                advance(to: from + 4096)
+            }
+        }
+    }
+
+    /// As many of the pages as one call takes, from the first on; none when that can't be read.
+    private func read(_ ranges: some Sequence<Range<UInt64>>) throws -> Int {
+        let got = buffer.read(ranges, of: process)
+        guard got == 0, let memory, let first = ranges.first(where: { _ in true }) else { return got }
+        let inspected = buffer.inspect(first.lowerBound..<(first.lowerBound + 4096), memory)
+        if inspected < 4096 { buffer.clear(0) }
+        return buffer.count
     }
 }

@@ -29,7 +29,9 @@ package struct PageRequest: Equatable, Sendable {
     }
 
     package var bytes: [UInt8] {
-        [UInt64(command.rawValue) | UInt64(flags) << 16, pages, address, subject].flatMap(little64)
+        var bytes = [UInt8](repeating: 0, count: Self.size)
+        bytes.put([UInt64(command.rawValue) | UInt64(flags) << 16, pages, address, subject], at: 0)
+        return bytes
     }
 
     /// Bytes of memory it speaks of; nil where they are no pages of an address space or of a file.

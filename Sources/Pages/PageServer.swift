@@ -1,6 +1,6 @@
 import Glibc
 import ImageMessages
-package import Images
+import Images
 import Kinds
 package import Linux
 
@@ -12,13 +12,19 @@ package final class PageServer {
     private let frees: Bool, flushes: Bool
     private let source: (any PageSource)?
     private let log: Log
+    private let input: PageInput
+    /// Pages of the current subject that are not in its file yet.
     private let buffer = PageBuffer()
+    /// Pages on their way to who has asked for them.
+    private let given = PageBuffer()
     private let workers = Workers()
 
     private var nextPagesID: UInt32 = 0x10001
     private var files: [PageSubject: Incoming] = [:]
     private var current: PageSubject?
     private var names: [String] = []
+    /// Of pages that came.
+    package private(set) var bytes: UInt64 = 0
 
     /// The images of one subject while they come in.
     private final class Incoming {
@@ -33,6 +39,7 @@ package final class PageServer {
     ///   - source: where pages that are asked for are; nil: nowhere.
     package init(_ connection: PageConnection, images: FileDescriptor, frees: Bool = false, flushes: Bool = true, source: (any PageSource)? = nil, _ log: Log) {
         (self.connection, self.images, self.frees, self.flushes, self.source, self.log) = (connection, images, frees, flushes, source, log)
+        input = PageInput(connection.socket)
     }
 
     private func refused(_ cause: String) -> CheckpointError { CheckpointError("serve", .object("the connection"), cause) }
@@ -41,7 +48,7 @@ package final class PageServer {
     @discardableResult
     package func serve() throws -> Bool {
         do {
-            while let bytes = try connection.receive(PageRequest.size) {
+            while let bytes = try input.request() {
                 guard let request = PageRequest(bytes) else { throw refused("what came is no request of a page server: \(bytes.prefix(4).map { String($0, radix: 16) })") }
                 switch request.command {
                 case .open, .openWithAnswer: try open(request)
@@ -102,6 +109,7 @@ package final class PageServer {
 
     private func close(_ subject: PageSubject) throws {
         guard let file = files[subject], !file.isClosed else { return }
+        try store(file)
         file.isClosed = true
         try CheckpointError.about("write", .image(subject.file.name(subject.number))) { try file.writer.finish(sync: false) }
     }
@@ -119,12 +127,20 @@ package final class PageServer {
         (entry.vaddr, entry.compatNrPages, entry.flags, entry.nrPages) = (range.lowerBound, 0, flags, request.pages)
         try file.writer.append(entry)
         guard flags & PageRuns.present != 0 else { return }
+        bytes += UInt64(range.count)
         var left = UInt64(range.count)
         while left > 0 {
-            guard try buffer.receive(Int(min(left, UInt64(PageBuffer.capacity))), from: connection.socket) else { throw refused("it ended within the pages of \(subject)") }
-            try CheckpointError.about("write", .image(file.pages.name), remedy: "free space there") { try file.pages.append(buffer) }
-            left -= UInt64(buffer.count)
+            if buffer.isFull { try store(file) }
+            let length = Int(min(left, UInt64(buffer.room)))
+            guard try input.append(length, to: buffer) else { throw refused("it ended within the pages of \(subject)") }
+            left -= UInt64(length)
         }
+    }
+
+    private func store(_ file: Incoming) throws {
+        if buffer.count == 0 { return }
+        try CheckpointError.about("write", .image(file.pages.name), remedy: "free space there") { try file.pages.append(buffer) }
+        buffer.clear(0)
     }
 
     private func finish() throws {
@@ -153,63 +169,9 @@ package final class PageServer {
         guard let task = UInt32(exactly: request.subject), let range = request.range, !range.isEmpty else {
             throw refused("\(request.pages) pages at 0x\(String(request.address, radix: 16)) of task \(request.subject) can't be given")
         }
-        let count = try source.read(range, of: task, into: buffer)
+        let count = try source.read(range, of: task, into: given)
         guard count > 0 else { throw refused("the page at 0x\(String(range.lowerBound, radix: 16)) of task \(task) is not here") }
         try connection.send(PageRequest(.addWithFlags, flags: UInt16(PageRuns.present), pages: UInt64(count) / 4096, address: range.lowerBound, subject: request.subject))
-        try buffer.write(to: connection.output)
-    }
-}
-
-/// Where pages of tasks are, to be given to whoever restores them.
-package protocol PageSource: AnyObject {
-    /// Reads pages from the beginning of `range` into `buffer`, as many as are at hand in one piece, and at most its capacity. Returns bytes.
-    func read(_ range: Range<UInt64>, of task: UInt32, into buffer: PageBuffer) throws -> Int
-}
-
-/// Pages in the images of a directory and its parents.
-package final class ImagePageSource: PageSource {
-    private let chain: PageChain
-    private var known: [UInt32: PageImage] = [:]
-    /// Has the region that was decompressed last.
-    private var last: (task: UInt32, file: Int, reader: PagesReader)?
-    package init(_ chain: PageChain) { self.chain = chain }
-
-    package func read(_ range: Range<UInt64>, of task: UInt32, into buffer: PageBuffer) throws -> Int {
-        let image = try known[task] ?? PageImage(chain, .pagemap, task)
-        known[task] = image
-        guard let run = image.runs(within: [range]).first, run.range.lowerBound == range.lowerBound else { return 0 }
-        let file = image.files[run.file]
-        if file.regions != nil { return try decompress(run, of: file, task, into: buffer) }
-        let got = buffer.read(from: file.descriptor, at: run.offset, run.range.count)
-        guard got > 0, got % 4096 == 0 else { throw CheckpointError("read", .image(file.name), "its pages can't be read") }
-        if let damage = Verification.damage(buffer.checksums, of: file, at: run.offset, run.range.lowerBound, .init(task: task)) { throw CheckpointError("give", damage) }
-        return got
-    }
-
-    private func decompress(_ run: PageImage.Run, of file: PageImage.File, _ task: UInt32, into buffer: PageBuffer) throws -> Int {
-        if last?.task != task || last?.file != run.file { last = (task, run.file, PagesReader(file)) }
-        buffer.clear(0)
-        try last?.reader.eachPiece(of: run.offset..<(run.offset + UInt64(min(run.range.count, PageBuffer.capacity)))) { piece, part, offset in
-            let address = run.range.lowerBound + offset - run.offset
-            if let damage = Verification.damage(piece.checksums(of: part), of: file, at: offset, address, .init(task: task)) { throw CheckpointError("give", damage) }
-            _ = buffer.append(piece, part)
-        }
-        return buffer.count
-    }
-}
-
-/// Pages of processes that stand still after a lazy dump.
-package final class FrozenPageSource: PageSource {
-    private let pages: [UInt32: [Range<UInt64>]]
-    /// - Parameter pages: by process, ascending, what was not saved.
-    package init(_ pages: [UInt32: [Range<UInt64>]]) { self.pages = pages }
-
-    package func read(_ range: Range<UInt64>, of task: UInt32, into buffer: PageBuffer) throws -> Int {
-        guard let run = (pages[task] ?? []).first(where: { $0.contains(range.lowerBound) }) else { return 0 }
-        let part = range.lowerBound..<min(range.upperBound, run.upperBound)
-        let got = buffer.read(part, of: ThreadID(Int32(bitPattern: task)))
-        if got > 0 { return got }
-        let memory = try FileDescriptor.open("/proc/\(task)/mem", O_RDONLY)
-        return buffer.inspect(part.lowerBound..<(part.lowerBound + 4096), memory)
+        try given.write(to: connection.output)
     }
 }

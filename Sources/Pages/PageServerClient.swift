@@ -7,8 +7,8 @@ package final class PageServerClient: PageReceiver {
     private let isHandedOver: Bool
     private var current: PageSubject?
     /// Requests, and few pages each, that are sent together: a page by itself costs more than its bytes.
-    private var pending: [UInt8] = []
-    private static let fewBytes = 64 << 10, enough = 1 << 20
+    private let pending = PageBuffer()
+    private static let fewBytes = 64 << 10
     package var stream: FileDescriptor { connection.socket }
 
     package init(_ place: PageServerPlace) throws {
@@ -47,14 +47,20 @@ package final class PageServerClient: PageReceiver {
         }
     }
 
-    package func put(_ range: Range<UInt64>, flags: UInt32, _ content: PageBuffer?) throws {
-        if let content, content.count > Self.fewBytes {
-            try add(range, flags: flags)
-            return try talk { try content.write(to: stream) }
+    package func put(_ runs: [PageRuns.Run], _ content: PageBuffer) throws {
+        var at = 0
+        for run in runs {
+            let part = at..<(run.hasContent ? at + run.range.count : at)
+            at = part.upperBound
+            if part.count > Self.fewBytes {
+                try add(run.range, flags: run.flags)
+                try talk { try content.write(part, to: stream) }
+                continue
+            }
+            if pending.room < PageRequest.size + part.count { try talk { try flush() } }
+            pending.append(request(run.range, run.flags).bytes)
+            _ = pending.append(content, part)
         }
-        pending += request(range, flags).bytes
-        if let content { pending += content.bytes(0..<content.count) }
-        if pending.count >= Self.enough { try talk { try flush() } }
     }
 
     private func request(_ range: Range<UInt64>, _ flags: UInt32) -> PageRequest {
@@ -63,9 +69,8 @@ package final class PageServerClient: PageReceiver {
     }
 
     private func flush() throws(SyscallError) {
-        if pending.isEmpty { return }
-        try connection.output.write(pending)
-        pending.removeAll(keepingCapacity: true)
+        try pending.write(to: connection.output)
+        pending.clear(0)
     }
 
     /// Ends; everything is with the server, on its disk, when this returns.

@@ -62,6 +62,7 @@ private final class Watcher {
         case .freezing: log.info("freezing the tree")
         case .ready: log.info("the destination has restored the tree")
         case .running(let nanoseconds): log.info("the tree runs there; it stood still for \(Quantity.microseconds(nanoseconds / 1000))")
+        case .follows(let bytes): log.info("\(Quantity.bytes(bytes)) of its memory follow it")
         case .inDoubt(let cause): log.warn("\(cause); asking the destination whether the tree runs there")
         }
     }
@@ -73,7 +74,7 @@ private final class Watcher {
         return .object([
             .init("command", .string("migrate")), .init("ok", .bool(true)), .init("root", .number(root)), .init("processes", .number(result.processes)),
             .init("threads", .number(result.threads)), .init("rounds", .array(rounds)), .init("last_bytes", .number(result.lastBytes)),
-            .init("image_bytes", .number(result.imageBytes)),
+            .init("image_bytes", .number(result.imageBytes)), .init("later_bytes", .number(result.laterBytes)),
             .init("times_us", .object([.init("total", .number(result.total / 1000)), .init("downtime", .number(result.downtime / 1000))])),
         ])
     }

@@ -36,6 +36,30 @@ extension EndToEnd {
             }
         }
 
+        @Test("memory follows a tree that runs there already", arguments: ["memory-writer", "tree", "threads"], ["0", "1"])
+        func postCopy(workload: String, rounds: String) throws {
+            try run(workload, workload == "memory-writer" ? ["4608"] : []) { run, destination in
+                let result = try destination.migrate(Destination.postCopy + ["--json", "--max-rounds", rounds])
+                guard result.succeeded else { throw Failure("migrate: \(result)\n\(destination.log)") }
+                #expect(result.output.contains("of its memory follow it") && !result.output.contains("\"later_bytes\":0,"), "\(result)")
+                try destination.expectCopies(here: false, there: true)
+                try destination.checkItself()
+            }
+        }
+
+        @Test("a connection that is cut when memory has still to follow leaves the tree standing here, whole", arguments: ["behind running", "in place of running"])
+        func cutPostCopy(moment: String) throws {
+            try run("memory-writer", ["4608"]) { run, destination in
+                let proxy = try destination.cuttingProxy(moment)
+                let result = try destination.migrate(to: "unix:\(proxy)", Destination.postCopy + ["--max-rounds", "1"])
+                #expect(!result.succeeded && result.output.contains("it was ended there, and stands still here"), "\(result)\n\(destination.log)")
+                try destination.expectCopies(here: true, there: false, standing: true)
+                for task in run.tasks() { kill(task.pid, SIGCONT) }
+                try destination.expectCopies(here: true, there: false)
+                try destination.checkItself()
+            }
+        }
+
         @Test("through ssh, whose place a script takes") func ssh() throws {
             try run("memory-writer") { run, destination in
                 let result = try destination.migrate(to: "ssh://me@there:222\(Binaries.stasis)", ["--max-rounds", "0"] + Destination.quick)
@@ -59,8 +83,6 @@ extension EndToEnd {
             try run("pipes") { _, destination in
                 let checked = try destination.migrate(["--check-only"])
                 #expect(checked.succeeded && checked.output.contains("0 fail"), "\(checked)")
-                let busy = try destination.migrate(["--when-too-busy", "post-copy"])
-                #expect(!busy.succeeded && busy.output.contains("not supported yet"), "\(busy)")
                 try destination.expectCopies(here: true, there: false)
                 let moved = try destination.migrate([])
                 #expect(moved.succeeded, "\(moved)")
@@ -94,6 +116,8 @@ extension EndToEnd {
 private final class Destination {
     /// Without digests of programs and libraries, which take a second of a debug build.
     static let quick = ["--file-validation", "filesize"]
+    /// Of every tree: none is through within no time at all.
+    static let postCopy = ["--when-too-busy", "post-copy", "--max-downtime", "0"] + quick
     private let run: Run
     private let namespace: Process
     private var proxy: Process?
@@ -142,6 +166,7 @@ private final class Destination {
             import socket, sys, threading
             ours, its, moment = sys.argv[1:]
             kinds = {"in place of ready": b"\\x01\\0\\0\\0\\x0b", "in place of go": b"\\x01\\0\\0\\0\\x0c", "in place of running": b"\\x01\\0\\0\\0\\x0d"}
+            behind = b"\\x01\\0\\0\\0\\x0d" if moment == "behind running" else None
             limit = int(moment.split()[1]) if moment.startswith("after") else None
             listener = socket.socket(socket.AF_UNIX); listener.bind(ours); listener.listen(8)
             def serve(a, first):
@@ -152,6 +177,9 @@ private final class Destination {
                         while data := x.recv(65536):
                             count[0] += len(data)
                             if first and (data == kinds.get(moment) or limit is not None and count[0] > limit): break
+                            if first and behind and data.startswith(behind):
+                                y.sendall(behind)
+                                break
                             y.sendall(data)
                     except OSError: pass
                     for end in (a, b):
@@ -174,7 +202,7 @@ private final class Destination {
     }
 
     /// Where the workload's processes are: those of the destination have an id more in their status (NSpid, proc_pid_status(5)).
-    func expectCopies(here: Bool, there: Bool) throws {
+    func expectCopies(here: Bool, there: Bool, standing: Bool = false) throws {
         var found = ""
         let isSo = eventually(within: 5) {
             let tasks = run.tasks().filter { $0.state != "Z" && $0.commandLine.contains("--detached") }
@@ -182,7 +210,7 @@ private final class Destination {
             let least = Task(getpid()).map(depth) ?? 1
             let (ours, others) = (tasks.filter { depth($0) == least }, tasks.filter { depth($0) > least })
             found = "here \(ours.map { "\($0.pid) \($0.state)" }), there \(others.map { "\($0.pid) \($0.state)" })"
-            return ours.isEmpty == !here && others.isEmpty == !there && !(ours + others).contains { $0.state == "T" || $0.state == "t" }
+            return ours.isEmpty == !here && others.isEmpty == !there && (ours + others).allSatisfy { ($0.state == "T" || $0.state == "t") == standing }
         }
         guard isSo else { throw Failure("expected \(here ? "one here" : "none here"), \(there ? "one there" : "none there"); found \(found)\n\(log)") }
     }

@@ -14,6 +14,16 @@ import Testing
         #expect(ControlMessage(.go).bytes == [1, 0, 0, 0, 12] && message.text(1) == "ä" && message.text(9) == "")
     }
 
+    @Test("pages that are asked for come as they went, and what can't be one question is none") func questions() {
+        let ranges: [Range<UInt64>] = [0x1000..<0x3000, 0x3000..<0x4000, 0x10000..<0x11000]
+        let wanted = ControlMessage(wanted: ranges, of: 42).wanted
+        #expect(wanted?.task == 42 && wanted?.ranges == ranges)
+        for bad in [[], [0x3000..<0x4000, 0x1000..<0x2000], [0x1000..<0x1000], [0x1001..<0x2001], [0..<(257 * 4096)], [0..<0x1000, UInt64(1) << 60..<(1 << 60) + 0x1000]] as [[Range<UInt64>]] {
+            #expect(ControlMessage(wanted: bad, of: 42).wanted == nil)
+        }
+        #expect(ControlMessage(.want, ["42", "short"]).wanted == nil && ControlMessage(.want, ["x"]).wanted == nil && ControlMessage(.go).wanted == nil)
+    }
+
     @Test("what is no message is nil, whatever it is") func noise() {
         #expect(ControlMessage(body: []) == nil && ControlMessage(body: [99]) == nil)
         #expect(ControlMessage(body: [1, 1]) == nil && ControlMessage(body: [1, 255, 255, 255, 255, 0]) == nil)
@@ -94,6 +104,14 @@ import Testing
     @Test("asked for what is not known: it never will run") func unknown() throws {
         #expect(try Decision.ask(id, folder: folder) == .aborted)
         #expect(throws: CheckpointError.self) { _ = try Decision(ready: self.id, folder: self.folder) }
+    }
+    @Test("memory that follows is settled once, and only of a tree that runs", arguments: [true, false]) func memory(isWhole: Bool) throws {
+        let decision = try Decision(ready: id, folder: folder)
+        #expect(throws: CheckpointError.self) { try decision.settleMemory(isWhole: isWhole) }
+        try decision.release {}
+        try decision.settleMemory(isWhole: isWhole)
+        #expect(try Decision.ask(id, folder: folder) == (isWhole ? .whole : .lost))
+        #expect(throws: CheckpointError.self) { try decision.settleMemory(isWhole: !isWhole) }
     }
     @Test("who let it run died in the middle: nobody can tell") func died() throws {
         _ = try Decision(ready: id, folder: folder)

@@ -53,6 +53,30 @@ import Testing
         #expect(try ImageDirectory(scratch.descriptor).contents(of: "pages-65537.img") == page + page)
     }
 
+    @Test("it is the same in whatever pieces it comes", arguments: [1, 31, 4095, 100_000]) func pieces(length: Int) throws {
+        let scratch = try Scratch()
+        var sound = open()
+        for number in 0..<100 { sound += add(1, at: UInt64(number) * 0x2000) + page.map { _ in UInt8(number) } }
+        sound += add(300, at: 0x100_0000) + [UInt8](repeating: 9, count: 300 * 4096) + close
+        let (client, its) = try FileDescriptor.socketPair(1, 1), images = scratch.descriptor, bytes = sound
+        let sender = Workers(1)
+        sender.run {
+            // Byte by byte only at the beginning.
+            var at = 0
+            while at < bytes.count {
+                let end = min(bytes.count, at + (at > 20_000 ? 100_000 : length))
+                try client.write(Array(bytes[at..<end]))
+                at = end
+            }
+            try client.shutdown(1)
+        }
+        let server = PageServer(PageConnection(its), images: images, Log(level: .silent))
+        #expect(try server.serve() && server.bytes == 400 * 4096)
+        try sender.finish()
+        let contents = try ImageDirectory(images).contents(of: "pages-65537.img")
+        #expect(contents == (0..<100).flatMap { [UInt8](repeating: $0, count: 4096) } + [UInt8](repeating: 9, count: 300 * 4096))
+    }
+
     @Test("a damaged stream ends the connection, and leaves no images or whole ones") func damage() throws {
         let sound = open() + add(1, at: 0x1000) + page + add(2, at: 0x5000, flags: 2) + open(43) + add(2, at: 0x9000, flags: 6) + page + page + close
         var state: UInt64 = 1
@@ -110,6 +134,42 @@ import Testing
         let source = ImagePageSource(try PageChain(try ImageDirectory(scratch.descriptor)))
         let answer = try serve(PageRequest(.get, pages: 5, address: 0x2000, subject: 42).bytes + close, in: scratch, source: source)
         #expect(answer == PageRequest(.addWithFlags, flags: 4, pages: 1, address: 0x2000, subject: 42).bytes + page + [0, 0, 0, 0])
+    }
+}
+
+@Suite("copying pages") struct PageCopierTests {
+    private final class Taken { var runs: [PageRuns.Run] = [], bytes: [UInt8] = [], gone: [Range<UInt64>] = [] }
+
+    /// More places than one call takes, pages without content in between, a page that can't be read, and one that is to be blank.
+    @Test("takes every run in its order, and pages that lie apart together") func copies() throws {
+        let length = 3000 * 4096
+        let mapped = unsafe mmap(nil, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+        let memory = unsafe mapped!
+        defer { unsafe munmap(memory, length) }
+        for number in 0..<3000 { unsafe memory.storeBytes(of: UInt32(number), toByteOffset: number * 4096, as: UInt32.self) }
+        let start = UInt64(UInt(bitPattern: memory))
+        unsafe munmap(memory + 1000 * 4096, 4096)
+        func range(_ first: Int, _ count: Int) -> Range<UInt64> { (start + UInt64(first) * 4096)..<(start + UInt64(first + count) * 4096) }
+        let present = PageRuns.present, parent = PageRuns.parent
+        var runs = (0..<700).flatMap { [PageRuns.Run(range: range(2 * $0, 1), flags: present, readable: true), .init(range: range(2 * $0 + 1, 1), flags: parent, readable: true)] }
+        runs.append(.init(range: range(1400, 1600), flags: present | PageRuns.lazy, readable: true))
+        var copier = PageCopier(of: ThreadID(getpid()), PageBuffer())
+        copier.blanks = [range(1500, 1)]
+        let taken = Taken()
+        try copier.copy(runs, gone: { taken.gone.append($0) }) { some, content in
+            #expect(some.reduce(0) { $0 + ($1.hasContent ? $1.range.count : 0) } == content.count)
+            taken.runs += some
+            taken.bytes += content.bytes(0..<content.count)
+        }
+        #expect(taken.gone == [range(1000, 1)])
+        let pages = runs.filter(\.hasContent).flatMap { Array(stride(from: $0.range.lowerBound, to: $0.range.upperBound, by: 4096)) }.filter { $0 != range(1000, 1).lowerBound }
+        #expect(taken.runs.filter(\.hasContent).flatMap { Array(stride(from: $0.range.lowerBound, to: $0.range.upperBound, by: 4096)) } == pages)
+        #expect(taken.runs.filter { !$0.hasContent }.map(\.range) == runs.filter { !$0.hasContent }.map(\.range))
+        #expect(taken.runs.map(\.range.lowerBound) == taken.runs.map(\.range.lowerBound).sorted())
+        for (index, page) in pages.enumerated() {
+            let number = UInt32((page - start) / 4096)
+            #expect(taken.bytes.word(UInt32.self, at: index * 4096) == (number == 1500 ? 0 : number))
+        }
     }
 }
 

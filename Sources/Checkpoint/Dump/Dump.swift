@@ -33,7 +33,8 @@ package enum Dump {
         /// --lazy-pages: gives the pages that were postponed to who restores, while the tree stands.
         package var give: ((any PageSource) throws -> Void)?
         /// Gives the tree, saved and standing still, to another machine, and answers what is to become of it here. Throws when it is to run on.
-        package var handOver: ((FrozenTree) throws -> DumpSettings.Ending)?
+        /// - Parameter postponed: the pages that were not saved.
+        package var handOver: ((FrozenTree, _ postponed: FrozenPageSource) throws -> DumpSettings.Ending)?
         /// Who holds the memory trackers between two dumps of one process of ours; nil: the keeper.
         package var trackers: TrackerHolder?
         /// Runs an action-script hook point; throws when a script's failure is to end the dump.
@@ -83,7 +84,7 @@ package enum Dump {
         defer { context.forgetSteps() }
         do {
             try request.plugins.checkpointDevices(of: tree.living.map(\.id))
-            var postponed: [UInt32: [Range<UInt64>]] = [:]
+            var postponed: [UInt32: FrozenPageSource.Pages] = [:]
             var result = try save(tree, context, incremental, request, &postponed)
             if request.settings.snapshots {
                 letRun(tree, context, request)
@@ -93,7 +94,7 @@ package enum Dump {
             try finish(context, request, commit, incremental, &result)
             try request.hook("post-dump")
             if let give = request.give { try give(FrozenPageSource(postponed)) }
-            let ending = try request.handOver.map { try $0(tree) } ?? request.settings.ending
+            let ending = try request.handOver.map { try $0(tree, FrozenPageSource(postponed)) } ?? request.settings.ending
             switch ending {
             case .kill:
                 for step in context.beforeKill { try step() }
@@ -143,7 +144,7 @@ package enum Dump {
                 for undo in context.undo.reversed() { undo() }
                 tree.thaw()
             }
-            var postponed: [UInt32: [Range<UInt64>]] = [:]
+            var postponed: [UInt32: FrozenPageSource.Pages] = [:]
             let incremental = try Incremental(root: request.root, previous: nil, tracks: false, run: RunID.make(), images: request.images, request.log)
             var result = try save(tree, context, incremental, request, &postponed)
             try finish(context, request, commit, incremental, &result)
@@ -161,7 +162,7 @@ package enum Dump {
     }
 
     private static func save(
-        _ tree: FrozenTree, _ context: DumpContext, _ incremental: Incremental, _ request: Request, _ postponed: inout [UInt32: [Range<UInt64>]]
+        _ tree: FrozenTree, _ context: DumpContext, _ incremental: Incremental, _ request: Request, _ postponed: inout [UInt32: FrozenPageSource.Pages]
     ) throws -> Result {
         let clocks = TimeNamespace.clocks()
         context.processes = tree.living.map(\.view)
@@ -181,7 +182,7 @@ package enum Dump {
             dumper.incremental = incremental
             dumper.progress = { request.progress("memory of \(process.id)", $0, $1) }
             try context.attempt { try CheckpointError.about("dump", .task(process.id)) { try dumper.dump(&sharing, parent: parent(of: process, in: tree)) } }
-            if !dumper.postponed.isEmpty { postponed[UInt32(process.id.rawValue)] = dumper.postponed }
+            if !dumper.postponed.isEmpty { postponed[UInt32(process.id.rawValue)] = .init(dumper.postponed, of: process.view) }
             dumpers.append(dumper)
             done += UInt64(process.threads.count)
             request.progress("dump", done, total)

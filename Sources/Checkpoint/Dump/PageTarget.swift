@@ -6,9 +6,8 @@ import Pages
 
 /// Takes pages that we copy, in address order.
 protocol PageTarget: AnyObject {
-    /// Pages without content: an older image has them, or they come later.
-    func note(_ range: Range<UInt64>, flags: UInt32) throws
-    func take(_ range: Range<UInt64>, flags: UInt32, _ content: PageBuffer) throws
+    /// - Parameter content: of those runs that have it, one behind the other. The others are in an older image, or come later.
+    func take(_ runs: [PageRuns.Run], _ content: PageBuffer) throws
     /// All has come.
     func finish() throws
 }
@@ -19,10 +18,11 @@ final class PagesFileTarget: PageTarget {
     private var entries = PageEntries()
     init(_ pages: NewPagesFile) { self.pages = pages }
 
-    func note(_ range: Range<UInt64>, flags: UInt32) { entries.add(range, flags) }
-    func take(_ range: Range<UInt64>, flags: UInt32, _ content: PageBuffer) throws {
-        try CheckpointError.about("write", .image(pages.name), remedy: "free space, or give another directory with -D") { try pages.append(content) }
-        entries.add(range, flags)
+    func take(_ runs: [PageRuns.Run], _ content: PageBuffer) throws {
+        if content.count > 0 {
+            try CheckpointError.about("write", .image(pages.name), remedy: "free space, or give another directory with -D") { try pages.append(content) }
+        }
+        for run in runs { entries.add(run.range, run.flags) }
     }
     func finish() throws {
         try pages.isWhole()
@@ -36,9 +36,8 @@ final class PageServerTarget: PageTarget {
     private let server: any PageReceiver
     init(_ server: any PageReceiver) { self.server = server }
 
-    func note(_ range: Range<UInt64>, flags: UInt32) throws { try server.put(range, flags: flags, nil) }
-    /// A page is announced when it has been read: one that is gone is left out.
-    func take(_ range: Range<UInt64>, flags: UInt32, _ content: PageBuffer) throws { try server.put(range, flags: flags, content) }
+    /// Pages are announced when they have been read: one that is gone is left out.
+    func take(_ runs: [PageRuns.Run], _ content: PageBuffer) throws { try server.put(runs, content) }
     func finish() {}
 }
 
@@ -49,17 +48,10 @@ extension PageRuns {
     ///   - progress: told the bytes copied so far.
     func copy(by copier: PageCopier, to target: any PageTarget, gone: (Range<UInt64>) throws -> Void, progress: (UInt64) -> Void) throws -> UInt64 {
         var done: UInt64 = 0
-        for run in runs {
-            guard run.flags & PageRuns.present != 0 else {
-                try target.note(run.range, flags: run.flags)
-                continue
-            }
-            try copier.copy(run.range) { piece, content in
-                guard let content else { return try gone(piece) }
-                try target.take(piece, flags: run.flags, content)
-                done += UInt64(piece.count)
-                progress(done)
-            }
+        try copier.copy(runs, gone: gone) { some, content in
+            try target.take(some, content)
+            done += UInt64(content.count)
+            progress(done)
         }
         try target.finish()
         return done

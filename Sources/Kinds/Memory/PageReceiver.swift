@@ -23,6 +23,6 @@ package protocol PageReceiver: AnyObject {
     /// The next pages, ascending. With PRESENT among the flags exactly their content must be written to `stream` before the next call.
     func add(_ range: Range<UInt64>, flags: UInt32) throws
     var stream: FileDescriptor { get }
-    /// The same for pages that we hold, or that have no content: may be sent later, together with others.
-    func put(_ range: Range<UInt64>, flags: UInt32, _ content: PageBuffer?) throws
+    /// The same for pages that we hold, one behind the other, and for those that have no content: may be sent later, together with others.
+    func put(_ runs: [PageRuns.Run], _ content: PageBuffer) throws
 }

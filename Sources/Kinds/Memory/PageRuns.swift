@@ -9,6 +9,9 @@ package struct PageRuns: Equatable, Sendable {
         package var range: Range<UInt64>, flags: UInt32
         /// Whether the task may read these pages itself.
         package var readable: Bool
+        /// Whether its content goes into this image.
+        package var hasContent: Bool { flags & PageRuns.present != 0 }
+        package init(range: Range<UInt64>, flags: UInt32, readable: Bool) { (self.range, self.flags, self.readable) = (range, flags, readable) }
     }
     package private(set) var runs: [Run] = []
     /// Pages whose content goes into this image.
@@ -62,7 +65,7 @@ package struct PageRuns: Equatable, Sendable {
 
     package var pieces: [Piece] {
         var offset: UInt64 = 0
-        return runs.filter { $0.flags & Self.present != 0 }.map { run in
+        return runs.filter(\.hasContent).map { run in
             defer { offset += UInt64(run.range.count) }
             return Piece(range: run.range, offset: offset, readable: run.readable)
         }
