@@ -101,7 +101,7 @@ public enum Program {
     /// The file that `name` stands for, as execvp(3) looks for it; nil when there is none that may be executed.
     public static func find(_ name: String) -> String? {
         if name.contains("/") { return unsafe access(name, X_OK) == 0 ? name : nil }
-        let path = Environment.values["PATH"] ?? "/bin:/usr/bin"
+        let path = Environment["PATH"] ?? "/bin:/usr/bin"
         return path.split(separator: ":").lazy.map { "\($0)/\(name)" }.first { unsafe access($0, X_OK) == 0 }
     }
 
@@ -164,12 +164,6 @@ public enum Environment {
         return strings
     }
 
-    public static var values: [String: String] {
-        var values: [String: String] = [:]
-        for string in strings {
-            guard let equals = string.firstIndex(of: "=") else { continue }
-            values[String(string[..<equals])] = String(string[string.index(after: equals)...])
-        }
-        return values
-    }
+    /// The value of a variable (getenv(3)).
+    public static subscript(name: String) -> String? { unsafe getenv(name).map { unsafe String(cString: $0) } }
 }

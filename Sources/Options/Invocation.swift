@@ -9,9 +9,10 @@ package enum Invocation: Sendable, Equatable {
     /// Reads everything that decides the options: /etc/criu/default.conf, ~/.criu/default.conf, $CRIU_CONFIG_FILE,
     /// `--config FILE`, the command line; what comes later wins, lists add up.
     /// - Parameter arguments: without the program's name.
+    /// - Parameter environment: the value of a variable.
     /// - Parameter readFile: a file's text, or nil where there is none that can be read.
     package init(
-        arguments: [String], environment: [String: String], readFile: (String) throws(OptionError) -> String?
+        arguments: [String], environment: (String) -> String?, readFile: (String) throws(OptionError) -> String?
     ) throws(OptionError) {
         let line = try sortWords(arguments)
         let isGiven = { (name: String) in line.options.contains { $0.row.name == name } }
@@ -31,18 +32,18 @@ package enum Invocation: Sendable, Equatable {
             options.tree = try OptionValue(name: "migrate", argument: first, isOn: true).number(in: 1...Int32.max)
             operands.removeFirst()
         }
-        if environment["CRIU_DEPRECATED"] != nil { options.allowsDeprecated = true }
-        options.pluginDirectory = environment["CRIU_LIBS_DIR"]
+        if environment("CRIU_DEPRECATED") != nil { options.allowsDeprecated = true }
+        options.pluginDirectory = environment("CRIU_LIBS_DIR")
 
         let configFile = line.options.last { $0.row.name == "config" }?.value.text
         var given: [GivenOption] = []
         if configFile == nil, !isGiven("no-default-config") {
-            let user = environment["HOME"].map { $0 + "/.criu/default.conf" }
+            let user = environment("HOME").map { $0 + "/.criu/default.conf" }
             for path in ["/etc/criu/default.conf", user].compactMap({ $0 }) {
                 if let contents = try readFile(path) { given += try ConfigFile(path: path, contents: contents).options() }
             }
         }
-        for (path, origin) in [(environment["CRIU_CONFIG_FILE"], "$CRIU_CONFIG_FILE"), (configFile, "--config")] {
+        for (path, origin) in [(environment("CRIU_CONFIG_FILE"), "$CRIU_CONFIG_FILE"), (configFile, "--config")] {
             guard let path else { continue }
             guard let contents = try readFile(path) else { throw .usage("\(origin) \"\(path)\": no such file, or none that we may read") }
             given += try ConfigFile(path: path, contents: contents).options()

@@ -34,7 +34,7 @@ private struct Answer {
         explanation = try Explanation(of: root, DumpSettings(options), plugins, log) { wanted in
             if let found = known[wanted] { return found }
             // An option of a feature that is not there yet answers nothing.
-            let parsed = try? Invocation(arguments: ["dump", "-t", "\(root)"] + Self.words(wanted), environment: [:], readFile: { _ in nil })
+            let parsed = try? Invocation(arguments: ["dump", "-t", "\(root)"] + Self.words(wanted), environment: { _ in nil }, readFile: { _ in nil })
             var settings: DumpSettings?
             if case .run(let options) = parsed { settings = DumpSettings(options) }
             known[wanted] = settings

@@ -15,7 +15,7 @@ struct Main {
     private static func run(_ arguments: [String]) -> Int32 {
         let invocation: Invocation
         do throws(OptionError) {
-            invocation = try Invocation(arguments: arguments, environment: Environment.values, readFile: readConfiguration)
+            invocation = try Invocation(arguments: arguments, environment: { Environment[$0] }, readFile: readConfiguration)
         } catch {
             return Failure(error).report(json: arguments.contains("--json"), command: nil, log: Log())
         }

@@ -6,7 +6,7 @@ import Testing
 func invocation(
     _ words: [String], environment: [String: String] = [:], files: [String: String] = [:]
 ) throws(OptionError) -> Invocation {
-    try Invocation(arguments: words, environment: environment) { path throws(OptionError) in files[path] }
+    try Invocation(arguments: words, environment: { environment[$0] }) { path throws(OptionError) in files[path] }
 }
 
 func options(_ words: String..., environment: [String: String] = [:], files: [String: String] = [:]) throws -> Options {

@@ -387,7 +387,7 @@ struct PageReader {
     init(process: GraftedTask, name: String) { (self.process, self.name) = (process, name) }
 
     func read(_ runs: [PageImage.Run], from number: Int32) throws {
-        let transfer = VectoredTransfer(runs.lazy.map { ($0.range, $0.offset) })
+        let transfer = VectoredTransfer(runs.lazy.map { ($0.range, $0.offset) }, populates: true)
         let bytes = runs.reduce(0) { $0 + UInt64($1.range.count) }
         // Where no thread can be made any more (pids.max), one reads alone.
         let helper = bytes >= Self.worthHelp ? try? Workspace.makeHelper(of: process) : nil
