@@ -123,8 +123,7 @@ package struct RestoreCheck {
     // MARK: files
 
     private mutating func lookAtFiles(_ input: RestoreInput, _ context: RestoreContext) throws {
-        let used = try input.filesInUse(context.images)
-        let byType = Dictionary(grouping: input.files.filter { used.contains($0.key) }.sorted { $0.key < $1.key }.map(\.value), by: \.type)
+        let byType = try input.filesInUse(context)
         for type in byType.keys where !OpenFileKinds.all.contains(where: { $0.type == type }) { refused(Restore.unknownType(type)) }
         for kind in OpenFileKinds.all { if let entries = byType[kind.type] { look(kind, entries, context) } }
         var seen = Set<UInt32>()

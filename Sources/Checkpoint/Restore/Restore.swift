@@ -308,8 +308,7 @@ package final class Restore {
     private func makeFiles() throws {
         let kinds = OpenFileKinds.all
         // Entries that only mappings, executables and directories refer to are opened where they are used.
-        let used = try input.filesInUse(context.images)
-        let byType = Dictionary(grouping: used.sorted().compactMap { input.files[$0] }, by: \.type)
+        let byType = try input.filesInUse(context)
         func entries(_ kind: any OpenFileKind.Type) -> [FileEntry] { byType[kind.type] ?? [] }
         for type in byType.keys where !kinds.contains(where: { $0.type == type }) {
             throw Self.unknownType(type)
@@ -396,7 +395,6 @@ package final class Restore {
         }
     }
 
-    /// Ids of files that descriptors refer to, themselves or through queues.
     // MARK: state
 
     /// Waits for the checksums of all pages that were read: nothing has run with them yet.

@@ -74,17 +74,19 @@ struct RestoreInput {
         return CheckpointError("restore", .task(.init(id)), "its id is taken by \(stat.comm)", remedy: "end that process, or restore in a pid namespace of its own", errno: Errno(EEXIST))
     }
 
-    /// Files that some descriptor, or a queue, refers to; others are opened where they are used.
-    func filesInUse(_ images: ImageDirectory) throws -> Set<UInt32> {
+    /// Files that some descriptor, or a queue, refers to, by type; others are opened where they are used.
+    func filesInUse(_ context: RestoreContext) throws -> [FdTypes: [FileEntry]] {
         var used = Set(tables.values.joined().map(\.id))
-        for entry in files.values where entry.type != .reg && entry.type != .memfd { used.insert(entry.id) }
-        if images.exists("sk-queues.img") {
-            var reader = try images.reader("sk-queues.img")
+        if context.images.exists("sk-queues.img") {
+            var reader = try context.images.reader("sk-queues.img")
             while let packet = try reader.next(SkPacketEntry.self) {
                 used.formUnion(packet.scm.flatMap(\.rights))
                 _ = try reader.payload(UInt64(packet.length))
             }
         }
-        return used
+        return context.filesByType.compactMapValues { files in
+            let mine = files[0].type == .reg || files[0].type == .memfd ? files.filter { used.contains($0.id) } : files
+            return mine.isEmpty ? nil : mine
+        }
     }
 }

@@ -107,7 +107,7 @@ package enum Epoll: OpenFileKind {
     /// Epolls that no process has open, but a message on its way to one (SCM_RIGHTS): lent to `task` to add their targets.
     package static func fillQueued(_ task: any RestoredTask, _ context: RestoreContext) throws {
         let filled = context.state(of: Filled.self)
-        for entry in context.files.values.filter({ $0.type == .eventpoll }).sorted(by: { $0.id < $1.id }) where filled.ids.insert(entry.id).inserted {
+        for entry in context.filesByType[.eventpoll] ?? [] where filled.ids.insert(entry.id).inserted {
             guard let epoll = context.descriptor(of: entry.id), !entry.epfd.tfd.isEmpty else { continue }
             try CheckpointError.about("restore", .object("epoll, file id \(entry.id)")) {
                 var used = try Proc.descriptors(of: task.pid)

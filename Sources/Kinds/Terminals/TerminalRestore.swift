@@ -22,7 +22,7 @@ final class TerminalRestore: DumpState {
     init() {}
 
     private func entries(_ context: RestoreContext) -> [TtyFileEntry] {
-        context.files.values.filter { $0.type == .tty }.map(\.tty).sorted { $0.id < $1.id }
+        (context.filesByType[.tty] ?? []).map(\.tty)
     }
     private func info(_ entry: TtyFileEntry) throws -> TtyInfoEntry {
         guard let info = infos[entry.ttyInfoID] else {
