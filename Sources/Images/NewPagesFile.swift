@@ -13,7 +13,9 @@ public final class NewPagesFile {
     /// What it will hold; nil where somebody else writes it.
     public var entries: [PagemapEntry]?
     public let file: FileDescriptor
-    public var isCompressed: Bool { regions != nil }
+    /// Whether the file takes pages from our buffers only (`append`), for they are compressed or go past the page cache.
+    public var isCopied: Bool { regions != nil || goesDirectly }
+    private let goesDirectly: Bool
     private let workers: Workers
     private let sums = PageSums()
     private let regions: RegionStore?
@@ -29,11 +31,16 @@ public final class NewPagesFile {
     /// Bytes for which a worker is not worth waking.
     private static let little: UInt64 = 1 << 18
 
-    public init(_ number: UInt32, pagemap: String, in directory: FileDescriptor, _ workers: Workers, _ compression: Compression? = nil) throws(ImageError) {
-        (self.number, self.pagemap, self.workers) = (number, pagemap, workers)
+    /// - Parameter directly: whether pages go past the page cache (open(2), O_DIRECT); those that are compressed do not.
+    public init(_ number: UInt32, pagemap: String, in directory: FileDescriptor, _ workers: Workers, _ compression: Compression? = nil, directly: Bool = false) throws(ImageError) {
+        (self.number, self.pagemap, self.workers, goesDirectly) = (number, pagemap, workers, directly && compression == nil)
         let name = (compression == nil ? ImageKind.pages : .compressedPages).name(UInt64(number))
         self.name = name
-        do throws(SyscallError) { file = try FileDescriptor.open(name, O_RDWR | O_CREAT | O_TRUNC, mode: 0o644, at: directory.number) } catch {
+        let direct: Int32 = goesDirectly ? 0o40000 : 0  // O_DIRECT, x86
+        do throws(SyscallError) { file = try FileDescriptor.open(name, O_RDWR | O_CREAT | O_TRUNC | direct, mode: 0o644, at: directory.number) } catch {
+            if goesDirectly, error.errno.rawValue == EINVAL {
+                throw ImageError(name, "its file system knows no direct I/O", remedy: "leave --direct-io out, or give another directory with -D", errno: error.errno)
+            }
             throw ImageError(name, "it can't be created", error)
         }
         regions = compression.map { [file, sums] in RegionStore($0, file, name, sums) }
@@ -67,8 +74,10 @@ public final class NewPagesFile {
     public func append(_ content: PageBuffer) throws(ImageError) {
         appended += UInt64(content.count)
         guard let regions else {
-            do throws(SyscallError) { try content.write(to: file, at: appended - UInt64(content.count)) } catch { throw ImageError(name, "it can't be written", error) }
-            return grew(to: appended)
+            let place = appended - UInt64(content.count)
+            do throws(SyscallError) { try content.write(to: file, at: place) } catch { throw ImageError(name, "it can't be written", error) }
+            if goesDirectly { sums.put(content.checksums, at: place) } else { grew(to: appended) }
+            return
         }
         var done = 0
         while done < content.count {
@@ -81,7 +90,7 @@ public final class NewPagesFile {
 
     /// All has been appended.
     public func isWhole() throws(ImageError) {
-        if regions == nil { return try isWhole(appended) }
+        if !isCopied { return try isWhole(appended) }
         if region != nil { store() }
     }
 

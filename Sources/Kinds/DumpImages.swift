@@ -14,12 +14,16 @@ package final class DumpImages {
     private var pages: [NewPagesFile] = []
 
     private let compression: Compression?
+    private let goesDirectly: Bool
 
-    package init(directory: FileDescriptor, compression: Compression? = nil) { (self.directory, isKept, self.compression) = (directory, true, compression) }
+    /// - Parameter directly: whether pages go past the page cache.
+    package init(directory: FileDescriptor, compression: Compression? = nil, directly: Bool = false) {
+        (self.directory, isKept, self.compression, goesDirectly) = (directory, true, compression, directly)
+    }
 
     /// Images that nobody keeps: everything goes to /dev/null.
     package static func discarded() throws(SyscallError) -> DumpImages { DumpImages(null: try FileDescriptor.open("/dev/null", O_RDWR)) }
-    private init(null: FileDescriptor) { (directory, isKept, compression) = (null, false, nil) }
+    private init(null: FileDescriptor) { (directory, isKept, compression, goesDirectly) = (null, false, nil, false) }
 
     /// Adds an entry, followed by raw payload bytes where the format has some (pipes-data, sk-queues ...).
     package func append(_ name: String, _ message: some Message, payload: [UInt8] = []) throws {
@@ -59,7 +63,7 @@ package final class DumpImages {
 
     /// Makes pages-NUMBER.img, or compressed-NUMBER.img. The images' end brings its pagemap and checksums.
     package func pagesFile(_ number: UInt32, pagemap: String) throws(ImageError) -> NewPagesFile {
-        let file = try NewPagesFile(number, pagemap: pagemap, in: directory, workers, compression)
+        let file = try NewPagesFile(number, pagemap: pagemap, in: directory, workers, compression, directly: goesDirectly)
         pages.append(file)
         return file
     }

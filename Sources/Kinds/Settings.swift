@@ -37,6 +37,8 @@ package struct DumpSettings: Sendable, Equatable {
     package var digests = false
     /// --compress: how pages are compressed.
     package var compression: Compression?
+    /// --direct-io: pages go past the page cache.
+    package var directIO = false
     /// --snapshot: the tree runs again as soon as its state is known and its memory copied; the pages are written behind it.
     package var snapshots = false
     /// --cpu-cap: cpuinfo.img is written.

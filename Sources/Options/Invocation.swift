@@ -112,6 +112,8 @@ extension Options {
             throw .usage("--page-server needs to know where it is", try: "--address ADDR --port N, or --ps-socket FD")
         }
         if [.dump, .preDump].contains(command), sendsToPageServer, compression != nil { throw .usage("--compress and --page-server exclude each other: the server keeps pages as they come") }
+        if directIO, compression != nil { throw .usage("--direct-io and --compress exclude each other: what is compressed is of any size, direct I/O is of whole pages") }
+        if directIO, sendsToPageServer { throw .usage("--direct-io and --page-server exclude each other: the server writes the pages") }
         if command == .dump, lazyPages, sendsToPageServer { throw .usage("--lazy-pages and --page-server exclude each other", try: "dump --lazy-pages --port N") }
         if command == .dump, leaveRunning, leaveStopped { throw .usage("--leave-running and --leave-stopped exclude each other") }
         if command == .dump, snapshot {

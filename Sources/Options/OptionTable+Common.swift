@@ -73,6 +73,7 @@ extension OptionTable {
             guard let method = Compression(value.text) else { throw .usage("--compress \"\(value.text)\": no such method, or level", try: "--compress zstd, --compress zstd:9, --compress lz4") }
             options.compression = method
         },
+        OptionRow("direct-io", [.dump, .preDump], .own, "write pages past the page cache (O_DIRECT): for images on a disk that are not restored soon") { $0.directIO = $1.isOn },
         OptionRow("snapshot", .dump, .own, "let the tree run again after milliseconds and write its memory from a copy") { $0.snapshot = $1.isOn },
         OptionRow("background-load", .restore, .own, "let the tree run at once and load its memory behind it") { $0.backgroundLoad = $1.isOn },
         OptionRow("no-verify", [.restore, .lazyPages, .pageServer], .own, "take images as they are, without looking whether they are as they were dumped") { $0.verifies = !$1.isOn },

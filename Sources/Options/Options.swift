@@ -50,6 +50,7 @@ package struct Options: Sendable, Equatable {
     package var checkOnly = false
     package var plan = false
     package var compression: Compression?
+    package var directIO = false
     /// Whether images are held against their checksums.
     package var verifies = true
 

@@ -87,6 +87,7 @@ extension DumpSettings {
         processor = options.cpuCapabilities != nil
         digests = options.digest
         compression = options.compression
+        directIO = options.directIO
     }
 }
 

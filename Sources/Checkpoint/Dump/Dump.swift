@@ -77,7 +77,7 @@ package enum Dump {
             throw error
         }
         request.plugins.session?.letRun = { try Freeze.letRun($0, of: $1, in: tree, request.settings, request.log, $2) }
-        let context = DumpContext(settings: request.settings, log: request.log, images: DumpImages(directory: request.images, compression: request.settings.compression))
+        let context = DumpContext(settings: request.settings, log: request.log, images: DumpImages(directory: request.images, compression: request.settings.compression, directly: request.settings.directIO))
         (context.runID, context.hook) = (incremental.run, request.hook)
         context.receiver = server
         context.plugins = request.plugins

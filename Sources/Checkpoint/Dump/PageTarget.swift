@@ -58,6 +58,11 @@ extension PageRuns {
     }
 }
 
+extension PageBuffer {
+    /// A disk is given much at once: past the page cache nothing is written while the next is read.
+    static func forCopies(_ settings: DumpSettings) -> PageBuffer { settings.directIO ? PageBuffer(16 << 20) : PageBuffer() }
+}
+
 /// Entries of a pagemap, adjacent ones of the same kind joined.
 struct PageEntries {
     private(set) var entries: [PagemapEntry] = []

@@ -47,7 +47,7 @@ package enum PreDump {
             let thawed = Clock.monotonic()
             result.statistics.frozenTime = UInt32(truncatingIfNeeded: (thawed - tree.began) / 1000)
             result.statistics.memdumpTime = UInt32(truncatingIfNeeded: (thawed - tree.stood) / 1000)
-            let images = DumpImages(directory: request.images, compression: request.settings.compression)
+            let images = DumpImages(directory: request.images, compression: request.settings.compression, directly: request.settings.directIO)
             try copy(found, images, server, incremental, request, &result.statistics)
             try server?.finish()
             result.statistics.memwriteTime = UInt32(truncatingIfNeeded: (Clock.monotonic() - thawed) / 1000)
@@ -101,7 +101,7 @@ package enum PreDump {
     }
 
     private static func copy(_ found: [Found], _ images: DumpImages, _ server: PageServerClient?, _ incremental: Incremental, _ request: Dump.Request, _ statistics: inout DumpStatsEntry) throws {
-        let buffer = PageBuffer()
+        let buffer = PageBuffer.forCopies(request.settings)
         let total = found.reduce(0) { $0 + $1.runs.pages * 4096 }
         var done: UInt64 = 0
         for (index, part) in found.enumerated() {

@@ -245,18 +245,18 @@ final class ProcessDumper {
         let later = PageSource(process: copy.task.id, grafted: copy, used: [], mayWrite: now.mayWrite, blanks: now.blanks)
         context.endCopies.append { copy.task.kill() }
         let (uncopied, copied) = runs.pieces.cut(at: notCopied)
-        // Pages that are compressed or sent go in their order, all from one source.
-        if context.receiver != nil || context.settings.compression != nil, !uncopied.isEmpty {
+        // Pages that pass through our buffers go in their order, all from one source.
+        if context.receiver != nil || context.settings.compression != nil || context.settings.directIO, !uncopied.isEmpty {
             context.log.warn("--snapshot: task \(id) stands until it is written: it has memory that fork(2) does not copy")
             copy.task.kill()
             return try save(runs, from: now)
         }
         let pages = try openImage(runs)
-        if let pages, !pages.isCompressed { try write(uncopied, of: runs, to: pages, from: now) }
+        if let pages, !pages.isCopied { try write(uncopied, of: runs, to: pages, from: now) }
         context.background.append { [self] in
             let began = Clock.monotonic()
             try CheckpointError.about("dump", .task(id)) {
-                if let pages, !pages.isCompressed {
+                if let pages, !pages.isCopied {
                     try write(copied, of: runs, to: pages, from: later)
                     try pages.isWhole(runs.pages * 4096)
                 } else {
@@ -272,7 +272,7 @@ final class ProcessDumper {
     private func save(_ runs: PageRuns, from source: PageSource) throws {
         if context.settings.snapshots { _ = try context.receiver?.open(.task(UInt32(id.rawValue))) }
         let pages = try openImage(runs)
-        if let pages, !pages.isCompressed {
+        if let pages, !pages.isCopied {
             try write(runs.pieces, of: runs, to: pages, from: source)
             try pages.isWhole(runs.pages * 4096)
         } else { try copyOut(runs, from: source, to: pages) }
@@ -312,11 +312,11 @@ final class ProcessDumper {
         }
     }
 
-    /// Through our buffer: compressed, or to a page server.
+    /// Through our buffer: compressed, past the page cache, or to a page server.
     private func copyOut(_ runs: PageRuns, from source: PageSource, to pages: NewPagesFile?) throws {
         let target: any PageTarget
         if let pages { target = PagesFileTarget(pages) } else if let receiver = context.receiver { target = PageServerTarget(receiver) } else { return }
-        var copier = PageCopier(of: source.process, PageBuffer())
+        var copier = PageCopier(of: source.process, .forCopies(context.settings))
         copier.blanks = source.blanks
         let total = runs.pages * 4096
         _ = try runs.copy(by: copier, to: target, gone: { throw CheckpointError("dump", .mapping($0, name: "", of: id), "this page can't be read") }) { progress($0, total) }

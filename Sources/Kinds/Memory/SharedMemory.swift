@@ -100,7 +100,7 @@ package enum SharedMemory {
         let pages = try context.images.pagesFile(pagesID, pagemap: pagemap), image = pages.file
         pages.entries = entries
         try CheckpointError.about("write", .image(pages.name), remedy: "free space, or give another directory with -D") {
-            if pages.isCompressed { return try append(ranges, of: file, to: pages) }
+            if pages.isCopied { return try append(ranges, of: file, to: pages) }
             var total = 0
             for range in ranges {
                 try file.seek(Int(range.lowerBound))

@@ -2,16 +2,18 @@ import Foundation
 import Testing
 
 /// SIGKILL of `stasis dump` at random moments: the tree must go on as if nothing had happened.
-/// STASIS_KILLS says how many in all (300 in CI, 3,000 by hand); STASIS_SEED repeats a run.
+/// STASIS_KILLS says how many in all (300 in CI, 3,000 by hand); STASIS_SEED repeats a run; STASIS_PROGRAMS names some of the four.
 extension EndToEnd {
     @Suite("a killed dump", .serialized) struct KilledDump {
         static let kills = ProcessInfo.processInfo.environment["STASIS_KILLS"].flatMap { Int($0) } ?? 300
         static let seed = ProcessInfo.processInfo.environment["STASIS_SEED"].flatMap { UInt64($0) } ?? 1
 
-        @Test("harms nobody", arguments: ["busy-fp", "sleepers", "threads", "tree-20"])
+        static let programs = ProcessInfo.processInfo.environment["STASIS_PROGRAMS"].map { $0.split(separator: ",").map(String.init) } ?? ["busy-fp", "sleepers", "threads", "tree-20"]
+
+        @Test("harms nobody", arguments: programs)
         func harmsNobody(program: String) throws {
             var random = SplitMix(seed: Self.seed)
-            var left = Self.kills / 4
+            var left = Self.kills / Self.programs.count
             while left > 0 { try round(program, trials: &left, random: &random) }
         }
 
