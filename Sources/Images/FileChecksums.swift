@@ -6,6 +6,8 @@ public import Linux
 /// inventory says that it is there. Its last entry, without a name, has the sum of what is before it.
 public struct FileChecksums: Sendable {
     let entries: [StasisFileChecksum]
+    /// Of the images that it covers.
+    public var names: [String] { entries.map(\.name) }
 
     /// Of all images in the directory, which are complete but for the inventory's name.
     public static func write(in directory: FileDescriptor) throws(ImageError) {

@@ -18,6 +18,8 @@ public final class NewPagesFile {
     private let goesDirectly: Bool
     private let workers: Workers
     private let sums = PageSums()
+    /// Whether anybody will ask for checksums.
+    private let isSummed: Bool
     private let regions: RegionStore?
     /// The region that is being filled.
     private var region: PageBuffer?
@@ -31,9 +33,13 @@ public final class NewPagesFile {
     /// Bytes for which a worker is not worth waking.
     private static let little: UInt64 = 1 << 18
 
-    /// - Parameter directly: whether pages go past the page cache (open(2), O_DIRECT); those that are compressed do not.
-    public init(_ number: UInt32, pagemap: String, in directory: FileDescriptor, _ workers: Workers, _ compression: Compression? = nil, directly: Bool = false) throws(ImageError) {
-        (self.number, self.pagemap, self.workers, goesDirectly) = (number, pagemap, workers, directly && compression == nil)
+    /// - Parameters:
+    ///   - directly: whether pages go past the page cache (open(2), O_DIRECT); those that are compressed do not.
+    ///   - summed: whether pages get checksums.
+    public init(
+        _ number: UInt32, pagemap: String, in directory: FileDescriptor, _ workers: Workers, _ compression: Compression? = nil, directly: Bool = false, summed: Bool = true
+    ) throws(ImageError) {
+        (self.number, self.pagemap, self.workers, goesDirectly, isSummed) = (number, pagemap, workers, directly && compression == nil, summed)
         let name = (compression == nil ? ImageKind.pages : .compressedPages).name(UInt64(number))
         self.name = name
         let direct: Int32 = goesDirectly ? 0o40000 : 0  // O_DIRECT, x86
@@ -50,7 +56,7 @@ public final class NewPagesFile {
 
     /// Everything before `end` (bytes, whole pages) is written.
     public func grew(to end: UInt64) {
-        while end >= claimed + Self.piece { claim(claimed..<(claimed + Self.piece)) }
+        while isSummed, end >= claimed + Self.piece { claim(claimed..<(claimed + Self.piece)) }
     }
 
     /// These bytes were written once more.
@@ -58,6 +64,7 @@ public final class NewPagesFile {
 
     /// All is written.
     public func isWhole(_ end: UInt64) throws(ImageError) {
+        guard isSummed else { return }
         grew(to: end)
         let rest = claimed..<end
         if rest.count > Self.little { claim(rest) } else if !rest.isEmpty { try sums.make(rest, file, name) }
@@ -113,6 +120,7 @@ public final class NewPagesFile {
             for entry in entries { try writer.append(entry) }
             try writer.finish(sync: false)
         }
+        guard isSummed else { return }
         for range in changes { try sums.make(range, file, name) }
         try PageChecksums(sums.all).write(for: number, pagemap: pagemap, in: directory)
     }

@@ -21,6 +21,12 @@ public struct DetachedMount: Sendable {
         descriptor = FileDescriptor(owning: Int32(try Syscall.call("fsmount", SYS_fsmount, Int(context.number), 1, 0)))  // FSMOUNT_CLOEXEC
     }
 
+    /// A directory in memory, for as long as the value lives.
+    public static func memory() throws(SyscallError) -> (mount: DetachedMount, root: FileDescriptor) {
+        let mount = try DetachedMount("tmpfs", [.string("size", "100%"), .string("mode", "0700")])
+        return (mount, try FileDescriptor.open(mount.path, O_RDONLY | O_DIRECTORY))
+    }
+
     private static func configure(_ context: FileDescriptor, _ command: Int, _ key: String?, _ value: String?) throws(SyscallError) {
         let number = Int(context.number)
         try Syscall.check("fsconfig(\(key ?? "create")\(value.map { "=\($0)" } ?? ""))") {

@@ -10,10 +10,8 @@ package final class ImageStore {
 
     /// In memory, in a file system that is mounted nowhere and goes with us.
     package init() throws {
-        let mount = try CheckpointError.about("make", .object("a place for images in memory"), remedy: "run as root, or name a directory with -D") {
-            try DetachedMount("tmpfs", [.string("size", "100%"), .string("mode", "0700")])
-        }
-        (self.mount, root) = (mount, try FileDescriptor.open(mount.path, O_RDONLY | O_DIRECTORY))
+        let memory = try CheckpointError.about("make", .object("a place for images in memory"), remedy: "run as root, or name a directory with -D") { try DetachedMount.memory() }
+        (mount, root) = (memory.mount, memory.root)
     }
     /// In a directory of the caller's.
     package init(in directory: FileDescriptor) { (root, mount) = (directory, nil) }

@@ -167,10 +167,10 @@ public final class IncomingMigration {
         if !before.isEmpty { try Incremental.link("../\(before)", in: images) }
         try connection.send(ControlMessage(.proceed))
         log.info("round \(name)")
-        let server = PageServer(connection.pages, images: images, flushes: false, log)
+        let server = PageServer(connection.pages, images: images, flushes: false, sums: false, log)
         guard try server.serve() else { throw refused("the connection was cut in round \(name)") }
         if before.isEmpty { memory = server.bytes } else { again += server.bytes }
-        if name != "final", again > memory / 4 { freeOlder(images) }
+        if name != "final", again > memory { freeOlder(images) }
         return images
     }
 

@@ -123,8 +123,8 @@ public final class OutgoingMigration {
                 guard settings.whenTooBusy != .giveUp else { throw tooBusy(policy.estimate(rounds)!) }
                 return (rounds, followed: settings.whenTooBusy == .postCopy)
             }
-            let began = Clock.monotonic()
             let request = try openRound("\(rounds.count + 1)", after: rounds.count, connection)
+            let began = Clock.monotonic()
             let result = try PreDump.run(request)
             rounds.append(MigrationRound(bytes: result.bytes, began: began, nanoseconds: Clock.monotonic() - began))
             report(.round(rounds.last!, policy.estimate(rounds)!))

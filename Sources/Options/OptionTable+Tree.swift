@@ -73,7 +73,7 @@ extension OptionTable {
         OptionRow("lazy-pages", [.dump, .restore, .pageServer], .memory, "keep pages and hand them over on demand") {
             $0.lazyPages = $1.isOn
         },
-        OptionRow("stream", negation: true, [.dump, .preDump, .restore, .cpuinfo], .memory, status: .notYet("images through criu-image-streamer"), "take or give images through criu-image-streamer") {
+        OptionRow("stream", negation: true, [.dump, .preDump, .restore, .cpuinfo], .memory, "take or give images through criu-image-streamer") {
             $0.stream = $1.isOn
         },
     ]

@@ -9,7 +9,7 @@ package import Linux
 package final class PageServer {
     private let connection: PageConnection
     private let images: FileDescriptor
-    private let frees: Bool, flushes: Bool
+    private let frees: Bool, flushes: Bool, sums: Bool
     private let source: (any PageSource)?
     private let log: Log
     private let input: PageInput
@@ -36,9 +36,10 @@ package final class PageServer {
     /// - Parameters:
     ///   - frees: --auto-dedup: pages that come again are freed in the parent directories.
     ///   - flushes: whether everything is on the disk before the other end is told so.
+    ///   - sums: whether pages get checksums.
     ///   - source: where pages that are asked for are; nil: nowhere.
-    package init(_ connection: PageConnection, images: FileDescriptor, frees: Bool = false, flushes: Bool = true, source: (any PageSource)? = nil, _ log: Log) {
-        (self.connection, self.images, self.frees, self.flushes, self.source, self.log) = (connection, images, frees, flushes, source, log)
+    package init(_ connection: PageConnection, images: FileDescriptor, frees: Bool = false, flushes: Bool = true, sums: Bool = true, source: (any PageSource)? = nil, _ log: Log) {
+        (self.connection, self.images, self.frees, self.flushes, self.sums, self.source, self.log) = (connection, images, frees, flushes, sums, source, log)
         input = PageInput(connection.socket)
     }
 
@@ -97,7 +98,7 @@ package final class PageServer {
         nextPagesID += 1
         try CheckpointError.about("write", .image(name)) {
             let writer = try ImageWriter(directory: images, name: name)
-            let pages = try NewPagesFile(head.pagesID, pagemap: name, in: images, workers)
+            let pages = try NewPagesFile(head.pagesID, pagemap: name, in: images, workers, summed: sums)
             names += [name, pages.name, ImageFile.pageChecksums.name(head.pagesID)]
             try writer.append(head)
             files[subject] = Incoming(writer, pages)

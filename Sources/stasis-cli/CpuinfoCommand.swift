@@ -12,6 +12,7 @@ enum CpuinfoCommand {
             let images = try ImageDirectory(session.images)
             if options.command == .cpuinfoDump {
                 try images.write(.cpuinfo, 0, [Processor.here()])
+                try session.streamer?.give(session.images)
                 if options.json { Output.line(ResultReport.success(options.command.rawValue, images: session.imagesPath).text) }
                 return 0
             }

@@ -2,6 +2,7 @@ import Checkpoint
 import Kinds
 import Linux
 import Options
+import Pages
 
 /// `stasis dump -t PID`.
 enum DumpCommand {
@@ -53,6 +54,12 @@ enum DumpCommand {
         request.pageServer = session.options.pageServerPlace
         if session.options.lazyPages { request.give = try PageServerCommand.lazyServer(session) }
         request.hook = { try session.hook($0, root: root) }
+        if let streamer = session.streamer {
+            request.handOver = { [ending = request.settings.ending] (_: FrozenTree, _: FrozenPageSource) throws -> DumpSettings.Ending in
+                try streamer.give(session.images)
+                return ending
+            }
+        }
         return try Dump.run(request)
     }
 }

@@ -17,6 +17,7 @@ enum PreDumpCommand {
             request.hook = { try session.hook($0, root: root) }
             request.progress = { session.progress.update(phase: $0, done: $1, total: $2, unit: .bytes) }
             let result = try PreDump.run(request)
+            try session.streamer?.give(session.images)
             if options.autoDedup, !options.sendsToPageServer { try DedupCommand.afterDump(session) }
             session.progress.end()
             if options.json {

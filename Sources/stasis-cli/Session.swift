@@ -10,6 +10,9 @@ import Plugins
 struct Session {
     let options: Options
     let images: FileDescriptor
+    /// --stream: where images go to, or have come from.
+    let streamer: ImageStreamer?
+    private let mount: DetachedMount?
     let work: FileDescriptor
     let log: Log
     let scripts: ActionScripts
@@ -50,10 +53,22 @@ struct Session {
             let number = try file.control(F_DUPFD_CLOEXEC, 3)
             log = Log(level: Log.Level(verbosity: options.verbosity), to: Int32(number))
         }
-        self.images = images
+        if options.stream {
+            let memory = try Self.streamed(options)
+            streamer = try ImageStreamer(options.command == .restore ? .serve : .capture, in: images)
+            if options.command == .restore { try streamer?.take(into: memory.root) }
+            (self.images, mount) = (memory.root, memory.mount)
+        } else { (self.images, streamer, mount) = (images, nil, nil) }
         self.log = log
         scripts = ActionScripts(options.actionScripts, images: images, log: log)
         log.info("stasis \(VersionCommand.version), \(options.command.rawValue), images in \(options.imagesDirectory)")
+    }
+
+    /// The images of --stream are in memory.
+    private static func streamed(_ options: Options) throws -> (mount: DetachedMount, root: FileDescriptor) {
+        if options.previousImagesDirectory != nil { throw OptionError.usage("--stream does not go with --prev-images-dir: a streamer has no parent images", try: "one of them") }
+        if options.lazyPages { throw OptionError.usage("--stream does not go with --lazy-pages: who gives the pages later has no images", try: "one of them") }
+        return try CheckpointError.about("make", .object("a place for images in memory"), remedy: "run as root, or without --stream") { try DetachedMount.memory() }
     }
 
     private static func directory(_ path: String, _ what: String, remedy: String) throws -> FileDescriptor {

@@ -35,6 +35,34 @@ extension EndToEnd {
             }
         }
 
+        /// Who holds the trackers may die at any time: whatever is not known for certain is saved again. STASIS_SEED tries other moments.
+        @Test("nothing is ever wrong when the keeper of memory trackers is killed", arguments: 0..<4) func keeper(part: UInt64) throws {
+            let seed = KilledDump.seed
+            var random = SplitMix(seed: seed &* 4 &+ part &+ 1)
+            try run("memory-writer", "keeper-\(seed)-\(part)") { run in
+                let root = run.root
+                for _ in 0..<5 {
+                    switch random.next() % 3 {
+                    case 0: killKeeper(of: root)
+                    case 1:
+                        let delay = useconds_t(random.next() % 60_000), done = DispatchGroup()
+                        DispatchQueue.global().async(group: done) {
+                            usleep(delay)
+                            killKeeper(of: root)
+                        }
+                        defer { done.wait() }
+                        try run.preDump()
+                        continue
+                    default: break
+                    }
+                    try run.preDump()
+                }
+                if random.next() % 2 == 0 { killKeeper(of: root) }
+                try run.dumpAndKill(run.onPrevious)
+                try run.restore()
+            }
+        }
+
         @Test("a dump on another directory than the last one saves every page") func otherParent() throws {
             try run("memory-writer", "incremental") { run in
                 try run.preDump()
@@ -43,6 +71,15 @@ extension EndToEnd {
                 try run.restore()
             }
         }
+    }
+}
+
+/// The keeper of this tree alone: it holds a pidfd of the root (proc_pid_fdinfo(5), pidfd_open(2)).
+private func killKeeper(of root: pid_t) {
+    for task in Task.all where task.commandLine.contains("keep-trackers") {
+        let folder = "/proc/\(task.pid)/fdinfo"
+        let names = (try? FileManager.default.contentsOfDirectory(atPath: folder)) ?? []
+        if names.contains(where: { (String.contents(of: "\(folder)/\($0)") ?? "").contains("Pid:\t\(root)\n") }) { kill(task.pid, SIGKILL) }
     }
 }
 

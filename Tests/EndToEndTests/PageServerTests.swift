@@ -32,6 +32,35 @@ extension EndToEnd {
             }
         }
 
+        @Test("a server whose disk is full says so, and the tree goes on") func fullDisk() throws {
+            try run("memory-writer") { run in
+                let folder = run.scratch + "/small"
+                try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
+                // In a mount namespace of its own, which goes with the server.
+                let server = ["-m", "/bin/sh", "-c", "mount -t tmpfs -o size=1m none \"$1\" && shift && exec \"$@\"", "sh", folder]
+                    + [Binaries.stasis, "page-server", "-d", "-D", folder, "-o", run.scratch + "/server.log", "--port", "0", "-v4"]
+                let started = try Command("/usr/bin/unshare", server, in: run.folder).run(within: 60)
+                guard started.succeeded, let port = started.output.trimmed.split(separator: " ").last else { throw Failure("\(started)") }
+                let result = try run.dumpCommand(["--page-server", "--address", "127.0.0.1", "--port", String(port)]).run(within: 60)
+                #expect(!result.succeeded && result.output.contains("page server"), "\(result)")
+                let log = { String.contents(of: run.scratch + "/server.log") ?? "" }
+                #expect(eventually(within: 5) { log().contains("No space left on device") }, "\(log())")
+                #expect(!exists(run.images + "/inventory.img"))
+            }
+        }
+
+        @Test("a second client of a page server is turned away, and its tree goes on") func duplicate() throws {
+            try run("memory-writer") { run in
+                let port = try run.startServer(["page-server", "--port", "0"], next: true)
+                let dump = try run.dumpCommand(["--page-server", "--address", "127.0.0.1", "--port", port])
+                // bash(1) is the first client, for as long as the dump takes.
+                let words = ["-c", "exec 3<>/dev/tcp/127.0.0.1/\(port); \"$@\" 3>&-", "bash", dump.program] + dump.arguments
+                let result = try Command("/bin/bash", words, in: run.folder).run(within: 60)
+                #expect(!result.succeeded && result.output.contains("page server"), "\(result)")
+                #expect(Task(run.root).map { !"Tt".contains($0.state) } == true && !exists(run.images + "/inventory.img"))
+            }
+        }
+
         @Test("memory comes as it is touched", arguments: ["memory-writer", "memory-private", "tree", "threads"])
         func lazy(workload: String) throws {
             try run(workload) { run in
