@@ -28,6 +28,10 @@ let package = Package(
             name: "Linux", dependencies: ["CLinux", "CZstd", "CLZ4"], swiftSettings: strict,
             // Into the program: it starts sooner, and runs where they are not installed.
             linkerSettings: [.linkedLibrary(":libzstd.a"), .linkedLibrary(":liblz4.a")]),
+        .systemLibrary(name: "COpenSSL", providers: [.apt(["libssl-dev"])]),
+        .target(
+            name: "Cryptography", dependencies: ["COpenSSL", "Linux"], swiftSettings: strict,
+            linkerSettings: [.linkedLibrary(":libssl.a"), .linkedLibrary(":libcrypto.a")]),
         .target(
             name: "ImageMessages", dependencies: [.product(name: "SwiftProtobuf", package: "swift-protobuf")],
             exclude: ["proto"], swiftSettings: [.swiftLanguageMode(.v6)]),
@@ -37,15 +41,15 @@ let package = Package(
         .target(name: "Graft", dependencies: ["CLinux", "Linux"], exclude: ["README.md"], swiftSettings: strict),
         .target(name: "TCPRepair", dependencies: ["CLinux", "Linux"], exclude: ["README.md"], swiftSettings: strict),
         .target(name: "Kinds", dependencies: ["CLinux", "Linux", "ImageMessages", "Images", "Graft", "TCPRepair"], swiftSettings: strict),
-        .target(name: "Pages", dependencies: ["CLinux", "Linux", "ImageMessages", "Images", "Graft", "Kinds"], swiftSettings: strict),
+        .target(name: "Pages", dependencies: ["CLinux", "Cryptography", "Linux", "ImageMessages", "Images", "Graft", "Kinds"], swiftSettings: strict),
         .target(name: "Plugins", dependencies: ["CPlugin", "Linux", "Kinds"], swiftSettings: strict),
         .target(name: "Checkpoint", dependencies: ["CLinux", "Linux", "ImageMessages", "Images", "Graft", "Kinds", "Pages"], swiftSettings: strict),
         .target(
-            name: "Migration", dependencies: ["CLinux", "Linux", "ImageMessages", "Images", "TCPRepair", "Kinds", "Pages", "Checkpoint"],
+            name: "Migration", dependencies: ["CLinux", "Cryptography", "Linux", "ImageMessages", "Images", "TCPRepair", "Kinds", "Pages", "Checkpoint"],
             exclude: ["README.md"], swiftSettings: strict),
         .target(name: "Options", dependencies: ["CLinux", "Linux"], swiftSettings: strict),
         .executableTarget(
-            name: "stasis", dependencies: ["CLinux", "Linux", "ImageMessages", "Images", "TCPRepair", "Kinds", "Options", "Pages", "Plugins", "Checkpoint", "Migration"], path: "Sources/stasis-cli", exclude: ["link"], swiftSettings: strict,
+            name: "stasis", dependencies: ["CLinux", "Cryptography", "Linux", "ImageMessages", "Images", "TCPRepair", "Kinds", "Options", "Pages", "Plugins", "Checkpoint", "Migration"], path: "Sources/stasis-cli", exclude: ["link"], swiftSettings: strict,
             linkerSettings: [
                 // It starts in half the time without 54,000 relocations, and runs where no Swift is installed.
                 .unsafeFlags(["-static-stdlib", "-l_FoundationCShims", "-l_FoundationCollections", "-Xclang-linker", "-no-pie"], .when(configuration: .release)),
@@ -56,6 +60,7 @@ let package = Package(
             ]),
         .executableTarget(name: "workload", path: "Tests/Workloads", cSettings: [.unsafeFlags(["-Wall", "-O1"])]),
         .testTarget(name: "LinuxTests", dependencies: ["Linux"], swiftSettings: strict),
+        .testTarget(name: "CryptographyTests", dependencies: ["Cryptography", "Linux"], swiftSettings: strict),
         .testTarget(
             name: "ImagesTests", dependencies: ["Images", "ImageMessages", "Linux", .product(name: "SwiftProtobuf", package: "swift-protobuf")],
             exclude: ["Golden"], swiftSettings: strict),

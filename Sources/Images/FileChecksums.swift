@@ -10,7 +10,8 @@ public struct FileChecksums: Sendable {
     public var names: [String] { entries.map(\.name) }
 
     /// Of all images in the directory, which are complete but for the inventory's name.
-    public static func write(in directory: FileDescriptor) throws(ImageError) {
+    /// - Parameter ownPages: whether pagemaps are among them: those of a page server that works in the same directory may not be complete yet.
+    public static func write(in directory: FileDescriptor, ownPages: Bool = true) throws(ImageError) {
         let names: [String]
         do throws(SyscallError) { names = try Files.names(in: ".", at: directory.number).sorted() } catch { throw ImageError(".", "it can't be listed", error) }
         let own = ImageFile.checksums.name
@@ -18,7 +19,7 @@ public struct FileChecksums: Sendable {
         var before = ImageFile.checksums.kind.magic.bytes
         for name in names {
             let isInventory = name == "inventory.img.tmp"
-            guard isInventory || isCovered(name) else { continue }
+            guard isInventory || isCovered(name, ownPages) else { continue }
             var entry = try checksum(name, in: directory)
             if isInventory { entry.name = "inventory.img" }
             let frame = try ImageWriter.frame(entry)
@@ -35,9 +36,9 @@ public struct FileChecksums: Sendable {
         return entry
     }
 
-    private static func isCovered(_ name: String) -> Bool {
+    private static func isCovered(_ name: String, _ ownPages: Bool) -> Bool {
         guard name.hasSuffix(".img"), name != ImageFile.checksums.name, name != "inventory.img", let kind = ImageKind.named(name)?.kind else { return false }
-        return kind.prefix != ImageKind.pages.prefix && kind.prefix != ImageKind.compressedPages.prefix
+        return kind.prefix != ImageKind.pages.prefix && kind.prefix != ImageKind.compressedPages.prefix && (ownPages || kind.layout != .pagemap)
     }
 
     private static func checksum(_ name: String, in directory: FileDescriptor) throws(ImageError) -> StasisFileChecksum {

@@ -45,6 +45,6 @@ package struct CheckpointError: Error, CustomStringConvertible, Sendable {
         do { return try body() }
         catch let error as CheckpointError { throw error }
         catch let error as SyscallError { throw CheckpointError(action, subject(), "\(error)", remedy: remedy, errno: error.errno) }
-        catch { throw CheckpointError(action, subject(), "\(error)", remedy: remedy) }
+        catch { throw CheckpointError(action, subject(), "\(error)", remedy: (error as? any RemediableError)?.remedy ?? remedy) }
     }
 }

@@ -70,25 +70,29 @@ import Glibc
         }
     }
 
-    /// Reads exactly `length` bytes from a stream; false when it ends before.
-    public func receive(_ length: Int, from stream: FileDescriptor) throws(SyscallError) -> Bool {
+    /// Reads exactly `length` bytes from a connection; false when it ends before.
+    public func receive(_ length: Int, from stream: any ByteStream) throws -> Bool {
         count = 0
         return try receiveMore(length, from: stream)
     }
     /// The same, behind what is there.
-    public func receiveMore(_ length: Int, from stream: FileDescriptor) throws(SyscallError) -> Bool {
+    public func receiveMore(_ length: Int, from stream: any ByteStream) throws -> Bool {
         let end = count + length
         precondition(end <= capacity, "more than there is room for")
         while count < end { if try receiveSome(end - count, from: stream) == 0 { return false } }
         return true
     }
-    /// One read(2), behind what is there. Returns how many bytes came, none at the end.
-    public func receiveSome(_ most: Int, from stream: FileDescriptor) throws(SyscallError) -> Int {
-        let at = count, room = min(most, capacity - count)
-        let got = try Syscall.check("read", .fd(stream.number)) { unsafe Syscall.raw(SYS_read, Int(stream.number), Int(bitPattern: memory.baseAddress) + at, room) }
+    /// As many bytes as come together, behind what is there. Returns how many, none at the end.
+    public func receiveSome(_ most: Int, from stream: any ByteStream) throws -> Int {
+        let room = min(most, capacity - count)
+        let got = try unsafe stream.readSome(into: UnsafeMutableRawBufferPointer(rebasing: memory[count..<(count + room)]))
         count += got
         return got
     }
+    /// Sends what is there, or a part of it, over a connection.
+    public func send(_ part: Range<Int>? = nil, over stream: any ByteStream) throws { try unsafe stream.writeAll(memory(part ?? 0..<count)) }
+    /// - Parameter starts: where in it things begin that belong apart, the first at 0.
+    public func send(apartAt starts: [Int], over stream: any ByteStream) throws { try unsafe stream.writeAll(memory(0..<count), apartAt: starts) }
 
     /// Of each page in it.
     public var checksums: [UInt32] { checksums(of: 0..<count) }
@@ -109,16 +113,14 @@ import Glibc
         }
     }
 
-    /// Writes what was read, or a part of it, at `offset` of a file, or to a stream.
-    public func write(_ part: Range<Int>? = nil, to file: FileDescriptor, at offset: UInt64? = nil) throws(SyscallError) {
+    /// Writes what is there, or a part of it, at `offset` of a file.
+    public func write(_ part: Range<Int>? = nil, to file: FileDescriptor, at offset: UInt64) throws(SyscallError) {
         let part = part ?? 0..<count
         var done = 0
         while done < part.count {
             let at = done, left = part.count - done
             done += try Syscall.check("write", .fd(file.number)) {
-                let address = unsafe Int(bitPattern: memory.baseAddress) + part.lowerBound + at
-                return if let offset { unsafe Syscall.raw(SYS_pwrite64, Int(file.number), address, left, Int(offset) + at) }
-                else { unsafe Syscall.raw(SYS_write, Int(file.number), address, left) }
+                unsafe Syscall.raw(SYS_pwrite64, Int(file.number), Int(bitPattern: memory.baseAddress) + part.lowerBound + at, left, Int(offset) + at)
             }
         }
     }

@@ -19,12 +19,14 @@ package final class ControlConnection {
     private func failed(_ cause: String, remedy: String? = nil) -> CheckpointError {
         CheckpointError("talk to", .object(peer), cause, remedy: remedy)
     }
-    private func talk<Value>(_ body: () throws(SyscallError) -> Value) throws -> Value {
-        do throws(SyscallError) { return try body() } catch { throw CheckpointError("talk to", .object(peer), "the connection was cut (\(error))", errno: error.errno) }
+    private func talk<Value>(_ body: () throws -> Value) throws -> Value {
+        try CheckpointError.about("talk to", .object(peer)) {
+            do { return try body() } catch let error as SyscallError { throw CheckpointError("talk to", .object(peer), "the connection was cut (\(error))", errno: error.errno) }
+        }
     }
 
-    package func send(_ message: ControlMessage) throws { try talk { () throws(SyscallError) in try pages.output.write(message.bytes) } }
-    package func send(_ bytes: [UInt8]) throws { try talk { () throws(SyscallError) in try pages.output.write(bytes) } }
+    package func send(_ message: ControlMessage) throws { try talk { try pages.output.writeAll(message.bytes) } }
+    package func send(_ bytes: [UInt8]) throws { try talk { try pages.output.writeAll(bytes) } }
 
     /// The next message; an error when there is none.
     package func receive() throws -> ControlMessage {
@@ -33,10 +35,10 @@ package final class ControlConnection {
     }
     /// Nil when the other end has closed.
     package func receiveOrEnd() throws -> ControlMessage? {
-        guard let head = try talk({ () throws(SyscallError) in try pages.receive(4) }) else { return nil }
+        guard let head = try talk({ try pages.receive(4) }) else { return nil }
         let length = Int(head.word(UInt32.self, at: 0))
         guard length > 0, length <= ControlMessage.limit else { throw failed("what comes is no message of a migration", remedy: "see that stasis is at the other end") }
-        guard let body = try talk({ () throws(SyscallError) in try pages.receive(length) }) else { throw failed("the connection was cut within a message") }
+        guard let body = try talk({ try pages.receive(length) }) else { throw failed("the connection was cut within a message") }
         guard let message = ControlMessage(body: body) else { throw failed("what comes is no message of a migration", remedy: "use the same version of stasis at both ends") }
         return message
     }

@@ -24,7 +24,7 @@ final class MemoryGiver {
             guard let (task, ranges) = message.wanted else { throw CheckpointError("give", .object("memory of the tree"), "the destination asks for what can't be") }
             let count = try memory.fetch(ranges, of: task, into: buffer)
             try connection.send(ControlMessage(.content))
-            try CheckpointError.about("talk to", .object("the destination")) { try buffer.write(to: connection.pages.output) }
+            try CheckpointError.about("talk to", .object("the destination")) { try buffer.send(over: connection.pages.output) }
             given += UInt64(count)
         }
     }
@@ -45,7 +45,7 @@ final class MemoryTaker: RemotePages, Sendable {
             try line.inTurn { connection in
                 try connection.send(ControlMessage(wanted: ranges, of: task))
                 _ = try connection.expect(.content)
-                guard try buffer.receive(count, from: connection.pages.socket) else { throw CheckpointError("talk to", .object("the source"), "the connection was cut") }
+                guard try buffer.receive(count, from: connection.pages.input) else { throw CheckpointError("talk to", .object("the source"), "the connection was cut") }
             }
         } catch {
             self.error.withLock { $0 = error }

@@ -29,7 +29,7 @@ package enum ImageTransfer {
             while at < size {
                 let got = buffer.read(from: file, at: UInt64(at), size - at)
                 guard got > 0 else { throw CheckpointError("send", .image(name), "it became shorter") }
-                try CheckpointError.about("send", .image(name)) { try buffer.write(to: connection.pages.output) }
+                try CheckpointError.about("send", .image(name)) { try buffer.send(over: connection.pages.output) }
                 at += got
             }
         }
@@ -49,7 +49,7 @@ package enum ImageTransfer {
         let buffer = PageBuffer()
         var at = 0
         while at < size {
-            guard try buffer.receive(min(size - at, PageBuffer.capacity), from: connection.pages.socket) else {
+            guard try buffer.receive(min(size - at, PageBuffer.capacity), from: connection.pages.input) else {
                 throw CheckpointError("take", .image(name), "the connection was cut")
             }
             try CheckpointError.about("write", .image(name), remedy: "free space there") { try buffer.write(to: file, at: UInt64(at)) }

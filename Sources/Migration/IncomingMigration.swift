@@ -55,7 +55,7 @@ public final class IncomingMigration {
 
     /// Serves one source.
     /// - Returns: the root of the tree that runs here now; nil when the source had only to ask or to check something.
-    public func serve(_ stream: FileDescriptor) throws -> Int32? { try serve(PageConnection(stream))?.root.rawValue }
+    public func serve(_ stream: any ByteStream) throws -> Int32? { try serve(PageConnection(stream))?.root.rawValue }
 
     package func serve(_ pages: PageConnection) throws -> Received? {
         let connection = ControlConnection(pages, to: "the source")
@@ -240,9 +240,9 @@ public final class IncomingMigration {
     /// The tree stands restored. Whoever comes meanwhile and asks settles that it does not run.
     private func awaitGo(_ connection: ControlConnection) throws {
         while true {
-            let ready = try Poll.wait(for: [(connection.pages.socket, events: Poll.readable)] + (listener.map { [($0.socket, events: Poll.readable)] } ?? []))
-            if ready[0] != 0 { return _ = try connection.expect(.go) }
-            answerOne()
+            let (isHere, other) = try wait(connection)
+            if isHere { return _ = try connection.expect(.go) }
+            if other { answerOne() }
             if try Decision.isAborted(id) { throw refused("it came back to ask, and was told that the tree does not run here") }
         }
     }
@@ -251,13 +251,19 @@ public final class IncomingMigration {
     private func awaitDone(_ connection: ControlConnection) -> Bool {
         let end = Clock.monotonic() + Self.patience * 1_000_000_000
         while Clock.monotonic() < end {
-            guard let ready = try? Poll.wait(
-                for: [(connection.pages.socket, events: Poll.readable)] + (listener.map { [($0.socket, events: Poll.readable)] } ?? []), milliseconds: 1000)
-            else { return false }
-            if ready[0] != 0 { return (try? connection.receive().kind) == .done }
-            if ready.dropFirst().contains(where: { $0 != 0 }) { answerOne() }
+            guard let (isHere, other) = try? wait(connection, milliseconds: 1000) else { return false }
+            if isHere { return (try? connection.receive().kind) == .done }
+            if other { answerOne() }
         }
         return false
+    }
+
+    /// Whether the source has said something, and whether somebody else has come.
+    private func wait(_ connection: ControlConnection, milliseconds: Int = -1) throws -> (isHere: Bool, other: Bool) {
+        if connection.pages.input.hasMore { return (true, false) }
+        let ready = try Poll.wait(
+            for: [(connection.pages.socket, events: Poll.readable)] + (listener.map { [($0.socket, events: Poll.readable)] } ?? []), milliseconds: milliseconds)
+        return (ready[0] != 0, ready.dropFirst().contains { $0 != 0 })
     }
 
     /// The connection was cut when the source may not know what became of the tree: for some time it finds somebody to ask.
@@ -273,7 +279,12 @@ public final class IncomingMigration {
     /// True when it was the source of this migration.
     @discardableResult
     private func answerOne() -> Bool {
-        guard let pages = try? listener?.accept() else { return false }
+        guard let listener else { return false }
+        let pages: PageConnection
+        do { pages = try listener.accept(within: 2) } catch {
+            log.warn("\(error)")
+            return false
+        }
         let other = ControlConnection(pages, to: "a source")
         other.limitWaiting(toSeconds: 2)
         do {

@@ -1,4 +1,5 @@
 import CLinux
+public import Cryptography
 import Glibc
 import Kinds
 public import Linux
@@ -6,9 +7,9 @@ package import Pages
 
 /// How to reach the destination.
 public protocol MigrationTransport {
-    /// A new connection to `stasis receive`: a descriptor for a stream in both directions, already authenticated. Called again when the first
-    /// connection was cut and the outcome has to be asked for.
-    func connect() throws -> FileDescriptor
+    /// A new connection to `stasis receive`, already authenticated: a `FileDescriptor` is one. Called again when the first connection was cut and
+    /// the outcome has to be asked for.
+    func connect() throws -> any ByteStream
 }
 
 /// The places that the command line knows: `ssh://[USER@]HOST[:PORT][/PROGRAM]`, `unix:PATH`, `HOST[:PORT]`.
@@ -59,10 +60,19 @@ public enum MigrationPlace: Equatable, Sendable, CustomStringConvertible, Migrat
         case .tcp(let host, let port): (host.contains(":") ? "[\(host)]" : host) + ":\(port)"
         }
     }
+    /// By which name it is called.
+    var host: String? {
+        switch self {
+        case .ssh(let host, _, _), .tcp(let host, _): host
+        case .unix: nil
+        }
+    }
     /// Whether nobody knows who is at the other end, and others may read along.
     public var isOpen: Bool { if case .tcp = self { true } else { false } }
 
-    public func connect() throws -> FileDescriptor {
+    public func connect() throws -> any ByteStream { try open() }
+
+    private func open() throws -> FileDescriptor {
         switch self {
         case .ssh(let host, let port, let program):
             let (ours, its) = try FileDescriptor.socketPair(1, 1)
@@ -103,13 +113,26 @@ public enum MigrationPlace: Equatable, Sendable, CustomStringConvertible, Migrat
     }
 }
 
+/// A place of which both ends must prove who they are, and nobody can read along: TLS.
+public struct SecuredPlace: MigrationTransport {
+    let place: MigrationPlace, credentials: TLSCredentials
+    public init(_ place: MigrationPlace, _ credentials: TLSCredentials) { (self.place, self.credentials) = (place, credentials) }
+
+    public func connect() throws -> any ByteStream {
+        let stream = try place.connect()
+        return try CheckpointError.about("connect to", .object("\(place)")) { try credentials.connect(stream.descriptor, to: place.host) }
+    }
+}
+
 /// Where a destination waits for its source. The socket's name goes with the value.
 package final class MigrationListener {
     package let socket: FileDescriptor
     /// With the port that was taken for port 0.
     package let place: MigrationPlace
+    private let credentials: TLSCredentials?
 
-    package init(at place: MigrationPlace) throws {
+    package init(at place: MigrationPlace, _ credentials: TLSCredentials? = nil) throws {
+        self.credentials = credentials
         switch place {
         case .ssh:
             throw CheckpointError("listen on", .object("\(place)"), "ssh is the source's way to us", remedy: "migrate --to \(place) there, with nothing to be started here")
@@ -140,10 +163,13 @@ package final class MigrationListener {
     }
 
     /// The next connection of somebody who may connect.
-    package func accept() throws -> PageConnection {
+    /// - Parameter seconds: how long somebody who has not proved yet who he is may be silent.
+    package func accept(within seconds: Int64 = 10) throws -> PageConnection {
         let connection = try socket.accept()
         if case .unix(let path) = place { try MigrationPlace.checkPeer(of: connection, at: path) }
-        return PageConnection(connection)
+        guard let credentials else { return PageConnection(connection) }
+        let whose = InetAddress(ofPeer: connection).map { "the connection from \($0)" } ?? "the connection"
+        return try CheckpointError.about("serve", .object(whose)) { PageConnection(try credentials.accept(connection, within: seconds)) }
     }
 
     /// A name that a killed receiver has left.

@@ -143,7 +143,7 @@ public final class OutgoingMigration {
         var request = try request(name, before: before)
         try connection.send(ControlMessage(.round, [name, before ?? ""]))
         _ = try connection.expect(.proceed)
-        request.pageServer = .socket(Int32(try connection.pages.socket.control(F_DUPFD_CLOEXEC, 3)))
+        request.pageServer = .connection(connection.pages)
         return request
     }
 

@@ -105,6 +105,10 @@ extension Options {
         if command == .receive, (listens == nil) != usesStandardStreams {
             throw .usage("receive needs one place where the source comes", try: "--listen unix:PATH, or --stdio")
         }
+        if usesStandardStreams, tls || tlsSharedKey != nil { throw .usage("--tls and --tls-psk are for --listen: ssh, which brings the source to --stdio, encrypts itself") }
+        if tlsSharedKey != nil, tls || [tlsCertificate, tlsKey, tlsCACertificate, tlsRevocationList].contains(where: { $0 != nil }) {
+            throw .usage("--tls-psk and certificates exclude each other", try: "--tls-psk FILE alone, or --tls with --tls-cert and --tls-key")
+        }
         if [.dump, .preDump, .explain].contains(command), tree == nil {
             throw .usage("\(command.rawValue) needs the pid of the tree's root", try: "\(command.rawValue) -t PID")
         }

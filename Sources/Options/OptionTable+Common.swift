@@ -77,7 +77,7 @@ extension OptionTable {
         OptionRow("snapshot", .dump, .own, "let the tree run again after milliseconds and write its memory from a copy") { $0.snapshot = $1.isOn },
         OptionRow("background-load", .restore, .own, "let the tree run at once and load its memory behind it") { $0.backgroundLoad = $1.isOn },
         OptionRow("no-verify", [.restore, .lazyPages, .pageServer], .own, "take images as they are, without looking whether they are as they were dumped") { $0.verifies = !$1.isOn },
-        OptionRow("to", taking: .required("PLACE"), .migrate, .own, "where the tree goes: ssh://[USER@]HOST[:PORT][/PROGRAM], unix:PATH, or HOST[:PORT] with --insecure") {
+        OptionRow("to", taking: .required("PLACE"), .migrate, .own, "where the tree goes: ssh://[USER@]HOST[:PORT][/PROGRAM], unix:PATH, or HOST[:PORT] with --tls, --tls-psk or --insecure") {
             $0.destination = $1.text
         },
         OptionRow("max-downtime", taking: .required("MS"), .migrate, .own, "how long the tree may stand still for the last of its memory (default: 300)") {
@@ -89,8 +89,9 @@ extension OptionTable {
         OptionRow("when-too-busy", taking: .required("WHAT"), .migrate, .own, "what to do when the tree writes memory faster than the connection takes it: give-up (default), go-on, or post-copy: let the rest of its memory follow the tree") {
             (options, value) throws(OptionError) in options.whenTooBusy = try value.choice()
         },
-        OptionRow("listen", taking: .required("PLACE"), .receive, .own, "where to wait for the source: unix:PATH, or HOST:PORT with --insecure") { $0.listens = $1.text },
+        OptionRow("listen", taking: .required("PLACE"), .receive, .own, "where to wait for the source: unix:PATH, or HOST:PORT with --tls, --tls-psk or --insecure") { $0.listens = $1.text },
         OptionRow("stdio", .receive, .own, "the source is at standard input and output (migrate --to ssh://HOST starts this)") { $0.usesStandardStreams = $1.isOn },
+        OptionRow("tls-psk", taking: .required("FILE"), connected, .own, "encrypt connections by a secret that both ends have in a file, without certificates") { $0.tlsSharedKey = $1.text },
         OptionRow("insecure", [.migrate, .receive], .own, "permit plain TCP: the memory goes readable over the network, and whoever connects can start processes as us") {
             $0.isInsecure = $1.isOn
         },

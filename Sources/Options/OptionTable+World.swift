@@ -79,7 +79,7 @@ extension OptionTable {
     ]
 
     private static let servers: CommandSet = [.dump, .preDump, .pageServer, .lazyPages]
-    private static let encrypted = Status.notYet("encrypted page streams")
+    static let connected: CommandSet = servers.union([.migrate, .receive])
 
     static let server: [OptionRow] = [
         OptionRow("page-server", negation: true, [.dump, .preDump, .lazyPages], .server, "send pages to a page server; lazy-pages: ask it for them") {
@@ -93,11 +93,11 @@ extension OptionTable {
             (options, value) throws(OptionError) in options.pageServerSocket = try value.descriptor()
         },
         OptionRow("daemon", negation: true, [.pageServer, .service, .lazyPages], .server, "go to the background") { $0.restoreDetached = $1.isOn },
-        OptionRow("tls", negation: true, servers, .server, status: encrypted, "encrypt the page stream") { $0.tls = $1.isOn },
-        OptionRow("tls-cacert", taking: .required("FILE"), servers, .server, status: encrypted, "trust this authority only (PEM)") { $0.tlsCACertificate = $1.text },
-        OptionRow("tls-cacrl", taking: .required("FILE"), servers, .server, status: encrypted, "list of revoked certificates (PEM)") { $0.tlsRevocationList = $1.text },
-        OptionRow("tls-cert", taking: .required("FILE"), servers, .server, status: encrypted, "our certificate (PEM)") { $0.tlsCertificate = $1.text },
-        OptionRow("tls-key", taking: .required("FILE"), servers, .server, status: encrypted, "our private key (PEM)") { $0.tlsKey = $1.text },
-        OptionRow("tls-no-cn-verify", servers, .server, status: encrypted, "do not compare the server's name with its certificate") { $0.tlsVerifiesName = !$1.isOn },
+        OptionRow("tls", negation: true, connected, .server, "encrypt connections; both ends show certificates") { $0.tls = $1.isOn },
+        OptionRow("tls-cacert", taking: .required("FILE"), connected, .server, "trust this authority only (PEM; default: the system's, and /etc/pki/CA/cacert.pem)") { $0.tlsCACertificate = $1.text },
+        OptionRow("tls-cacrl", taking: .required("FILE"), connected, .server, "list of revoked certificates (PEM; default: /etc/pki/CA/cacrl.pem)") { $0.tlsRevocationList = $1.text },
+        OptionRow("tls-cert", taking: .required("FILE"), connected, .server, "our certificate (PEM; default: /etc/pki/criu/cert.pem)") { $0.tlsCertificate = $1.text },
+        OptionRow("tls-key", taking: .required("FILE"), connected, .server, "our private key (PEM; default: /etc/pki/criu/private/key.pem)") { $0.tlsKey = $1.text },
+        OptionRow("tls-no-cn-verify", connected, .server, "do not compare the server's name with its certificate") { $0.tlsVerifiesName = !$1.isOn },
     ]
 }

@@ -124,6 +124,7 @@ package struct Options: Sendable, Equatable {
     package var tlsCertificate: String?
     package var tlsKey: String?
     package var tlsVerifiesName = true
+    package var tlsSharedKey: String?
 
     // migrate and receive
     /// Where the destination is: ssh://[USER@]HOST[:PORT][/PROGRAM], unix:PATH, HOST[:PORT].

@@ -1,3 +1,4 @@
+package import Cryptography
 package import Kinds
 package import Linux
 
@@ -66,67 +67,88 @@ extension PageSubject {
 
 /// A connection on which requests and pages go.
 package struct PageConnection: Sendable {
-    package let socket: FileDescriptor
+    package let input: any ByteStream
     /// What is sent goes here: the same, but for a pair of pipes.
-    package let output: FileDescriptor
-    package init(_ socket: FileDescriptor, output: FileDescriptor? = nil) {
-        (self.socket, self.output) = (socket, output ?? socket)
+    package let output: any ByteStream
+    package var socket: FileDescriptor { input.descriptor }
+    package init(_ stream: any ByteStream, output: (any ByteStream)? = nil) {
+        (input, self.output) = (stream, output ?? stream)
         // An answer is a head and pages: held back for the acknowledgement of the head, each would take 40 ms. A unix socket holds nothing back.
         try? socket.setOption(1, level: 6 /* IPPROTO_TCP, TCP_NODELAY */, to: Int32(1))
     }
 
-    package func send(_ request: PageRequest) throws(SyscallError) { try output.write(request.bytes) }
+    package func send(_ request: PageRequest) throws { try output.writeAll(request.bytes) }
 
     /// Exactly `count` bytes; nil when the other end closed before the first, an error when it did later.
-    package func receive(_ count: Int) throws(SyscallError) -> [UInt8]? {
+    package func receive(_ count: Int) throws -> [UInt8]? {
         var bytes = [UInt8]()
         while bytes.count < count {
-            let more = try socket.read(count - bytes.count)
+            let more = try input.readSome(count - bytes.count)
             if more.isEmpty {
                 if bytes.isEmpty { return nil }
-                throw SyscallError("read", .fd(socket.number), 104 /* ECONNRESET */)
+                throw wasCut
             }
             bytes += more
         }
         return bytes
     }
-    package func receiveNumber() throws(SyscallError) -> Int32? {
-        try receive(4).map { $0.word(at: 0) }
+    /// The same where an answer is due.
+    package func expect(_ count: Int) throws -> [UInt8] {
+        guard let bytes = try receive(count) else { throw wasCut }
+        return bytes
     }
-    package func send(number: Int32) throws(SyscallError) { try output.write((0..<4).map { UInt8(truncatingIfNeeded: number >> (8 * $0)) }) }
+    package func expectNumber() throws -> Int32 { try expect(4).word(at: 0) }
+    package func send(number: Int32) throws { try output.writeAll(little32(UInt32(bitPattern: number))) }
+    package var wasCut: SyscallError { SyscallError("read", .fd(socket.number), 104 /* ECONNRESET */) }
 }
 
 /// Where a page server is, or is to listen.
 package enum PageServerPlace: Sendable {
-    case address(String?, port: UInt16)
+    /// A host by name or address; nil: this one.
+    case address(String?, port: UInt16, TLSCredentials? = nil)
     /// --ps-socket: a connected socket of our caller's.
-    case socket(Int32)
+    case socket(Int32, TLSCredentials? = nil, name: String? = nil)
+    /// One that is used for more than that.
+    case connection(PageConnection)
 
-    package var isHandedOver: Bool { if case .socket = self { true } else { false } }
+    /// Whether who has made the connection closes it, rather than we.
+    package var isHandedOver: Bool { if case .address = self { false } else { true } }
+    /// Says that no more pages come, when all has been answered.
+    func end(_ connection: PageConnection) {
+        if case .connection = self { return }
+        connection.output.sayEnd()
+    }
 
     package func connect() throws -> PageConnection {
         switch self {
-        case .socket(let number): return PageConnection(FileDescriptor(owning: number))
-        case .address(let host, let port):
-            let name = "page server \(host ?? "127.0.0.1") port \(port)"
-            guard let address = InetAddress(text: host ?? "127.0.0.1", port: port)?.socketAddress else {
-                throw CheckpointError("connect to", .object(name), "\"\(host ?? "")\" is no IP address", remedy: "--address in numbers: 192.0.2.1 or 2001:db8::1")
+        case .connection(let connection): return connection
+        case .socket(let number, let credentials, let name):
+            return try CheckpointError.about("talk to", .object("the page server on descriptor \(number)")) { try Self.secure(FileDescriptor(owning: number), by: credentials, to: name) }
+        case .address(let given, let port, let credentials):
+            let host = given ?? "127.0.0.1", name = "page server \(host) port \(port)"
+            guard let address = InetAddress(host: host, port: port)?.socketAddress else {
+                throw CheckpointError("connect to", .object(name), "there is no such host", remedy: "check the name in --address, or give an address: 192.0.2.1 or 2001:db8::1")
             }
             return try CheckpointError.about("connect to", .object(name), remedy: "start stasis page-server there first") {
                 let socket = try FileDescriptor.socket(Int32(address.family), 1)
                 try socket.connect(address)
-                return PageConnection(socket)
+                return try Self.secure(socket, by: credentials, to: host)
             }
         }
     }
 
+    private static func secure(_ socket: FileDescriptor, by credentials: TLSCredentials?, to name: String?) throws -> PageConnection {
+        PageConnection(try credentials?.connect(socket, to: name) ?? socket)
+    }
+
     /// Listens; the port is the one asked for, or a free one for 0.
     package func listen() throws -> (FileDescriptor, port: UInt16) {
-        guard case .address(let host, let port) = self else { preconditionFailure("a connected socket does not listen") }
-        guard let address = InetAddress(text: host ?? "0.0.0.0", port: port)?.socketAddress else {
-            throw CheckpointError("listen on", .object("address \(host ?? "")"), "it is no IP address", remedy: "--address in numbers: 192.0.2.1 or 2001:db8::1")
+        guard case .address(let given, let port, _) = self else { preconditionFailure("a connected socket does not listen") }
+        let host = given ?? "0.0.0.0"
+        guard let address = InetAddress(host: host, port: port)?.socketAddress else {
+            throw CheckpointError("listen on", .object("address \(host)"), "there is no such host", remedy: "an address of this machine with --address")
         }
-        return try CheckpointError.about("listen on", .object("\(host ?? "0.0.0.0") port \(port)"), remedy: "another --port, or 0 for a free one") {
+        return try CheckpointError.about("listen on", .object("\(host) port \(port)"), remedy: "another --port, or 0 for a free one") {
             let socket = try FileDescriptor.socket(Int32(address.family), 1)
             try socket.setOption(SocketOption.reuseAddress, to: Int32(1))
             try socket.bind(address)

@@ -40,17 +40,19 @@ package final class PageServer {
     ///   - source: where pages that are asked for are; nil: nowhere.
     package init(_ connection: PageConnection, images: FileDescriptor, frees: Bool = false, flushes: Bool = true, sums: Bool = true, source: (any PageSource)? = nil, _ log: Log) {
         (self.connection, self.images, self.frees, self.flushes, self.sums, self.source, self.log) = (connection, images, frees, flushes, sums, source, log)
-        input = PageInput(connection.socket)
+        input = PageInput(connection.input)
     }
 
     private func refused(_ cause: String) -> CheckpointError { CheckpointError("serve", .object("the connection"), cause) }
+
+    private var speaksTLS: CheckpointError { CheckpointError("serve", .object("the connection"), "what came is TLS", remedy: "--tls here, too") }
 
     /// - Returns: whether the other end said that it is done.
     @discardableResult
     package func serve() throws -> Bool {
         do {
             while let bytes = try input.request() {
-                guard let request = PageRequest(bytes) else { throw refused("what came is no request of a page server: \(bytes.prefix(4).map { String($0, radix: 16) })") }
+                guard let request = PageRequest(bytes) else { throw bytes.starts(with: [22, 3]) ? speaksTLS : refused("what came is no request of a page server: \(bytes.prefix(4).map { String($0, radix: 16) })") }
                 switch request.command {
                 case .open, .openWithAnswer: try open(request)
                 case .parent: try connection.send(number: try hasParent(try subject(request)) ? 1 : 0)
@@ -63,7 +65,10 @@ package final class PageServer {
                     try connection.send(number: 0)
                     freeOlder()
                     // As CRIU does: whoever connected closes first.
-                    if request.command == .close { _ = try? connection.socket.read(1) }
+                    if request.command == .close {
+                        connection.output.sayEnd()
+                        _ = try? connection.input.readSome(1)
+                    }
                     return true
                 }
             }
@@ -105,7 +110,7 @@ package final class PageServer {
         }
         if let before = current { try close(before) }
         current = subject
-        if request.command == .openWithAnswer { try connection.output.write([try hasParent(subject) ? 1 : 0]) }
+        if request.command == .openWithAnswer { try connection.output.writeAll([try hasParent(subject) ? 1 : 0]) }
     }
 
     private func close(_ subject: PageSubject) throws {
@@ -173,6 +178,6 @@ package final class PageServer {
         let count = try source.read(range, of: task, into: given)
         guard count > 0 else { throw refused("the page at 0x\(String(range.lowerBound, radix: 16)) of task \(task) is not here") }
         try connection.send(PageRequest(.addWithFlags, flags: UInt16(PageRuns.present), pages: UInt64(count) / 4096, address: range.lowerBound, subject: request.subject))
-        try given.write(to: connection.output)
+        try given.send(over: connection.output)
     }
 }

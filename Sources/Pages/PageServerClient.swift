@@ -4,16 +4,17 @@ package import Linux
 /// A dump's end of the connection to a page server.
 package final class PageServerClient: PageReceiver {
     private let connection: PageConnection
-    private let isHandedOver: Bool
+    private let place: PageServerPlace
     private var current: PageSubject?
     /// Requests, and few pages each, that are sent together: a page by itself costs more than its bytes.
     private let pending = PageBuffer()
+    /// Where requests and pages begin in it. Within TLS, CRIU's server takes records for pages up to one that fills what it waits for.
+    private var starts: [Int] = []
     private static let fewBytes = 64 << 10
-    package var stream: FileDescriptor { connection.socket }
 
     package init(_ place: PageServerPlace) throws {
         connection = try place.connect()
-        isHandedOver = place.isHandedOver
+        self.place = place
     }
 
     private func talk<Value>(_ body: () throws -> Value) throws -> Value {
@@ -25,8 +26,7 @@ package final class PageServerClient: PageReceiver {
             current = subject
             try flush()
             try connection.send(PageRequest(.openWithAnswer, subject: subject.wireNumber))
-            guard let answer = try connection.receive(1) else { throw SyscallError("read", .fd(stream.number), 104 /* ECONNRESET */) }
-            return answer[0] != 0
+            return try isYes(Int32(try connection.expect(1)[0]))
         }
     }
 
@@ -35,16 +35,13 @@ package final class PageServerClient: PageReceiver {
         try talk {
             try flush()
             try connection.send(PageRequest(.parent, subject: subject.wireNumber))
-            guard let answer = try connection.receiveNumber() else { throw SyscallError("read", .fd(stream.number), 104 /* ECONNRESET */) }
-            return answer != 0
+            return try isYes(try connection.expectNumber())
         }
     }
 
-    package func add(_ range: Range<UInt64>, flags: UInt32) throws {
-        try talk {
-            try flush()
-            try connection.send(request(range, flags))
-        }
+    private func isYes(_ answer: Int32) throws -> Bool {
+        guard answer & ~1 == 0 else { throw CheckpointError("send pages to", .object("the page server"), "its answer is not one of a page server", remedy: "with --tls, if it was started so") }
+        return answer == 1
     }
 
     package func put(_ runs: [PageRuns.Run], _ content: PageBuffer) throws {
@@ -53,12 +50,18 @@ package final class PageServerClient: PageReceiver {
             let part = at..<(run.hasContent ? at + run.range.count : at)
             at = part.upperBound
             if part.count > Self.fewBytes {
-                try add(run.range, flags: run.flags)
-                try talk { try content.write(part, to: stream) }
+                try talk {
+                    try flush()
+                    try connection.send(request(run.range, run.flags))
+                    try content.send(part, over: connection.output)
+                }
                 continue
             }
             if pending.room < PageRequest.size + part.count { try talk { try flush() } }
+            starts.append(pending.count)
             pending.append(request(run.range, run.flags).bytes)
+            if part.isEmpty { continue }
+            starts.append(pending.count)
             _ = pending.append(content, part)
         }
     }
@@ -68,18 +71,21 @@ package final class PageServerClient: PageReceiver {
         return PageRequest(.addWithFlags, flags: UInt16(flags), pages: UInt64(range.count) / 4096, address: range.lowerBound, subject: current.wireNumber)
     }
 
-    private func flush() throws(SyscallError) {
-        try pending.write(to: connection.output)
+    private func flush() throws {
+        if pending.count == 0 { return }
+        try pending.send(apartAt: starts, over: connection.output)
         pending.clear(0)
+        starts.removeAll(keepingCapacity: true)
     }
 
     /// Ends; everything is with the server, on its disk, when this returns.
     package func finish() throws {
         try talk {
             try flush()
-            try connection.send(PageRequest(isHandedOver ? .forceClose : .close))
-            guard let status = try connection.receiveNumber() else { throw SyscallError("read", .fd(stream.number), 104 /* ECONNRESET */) }
+            try connection.send(PageRequest(place.isHandedOver ? .forceClose : .close))
+            let status = try connection.expectNumber()
             guard status == 0 else { throw CheckpointError("send pages to", .object("the page server"), "it could not write all of them (\(status))") }
+            place.end(connection)
         }
     }
 }

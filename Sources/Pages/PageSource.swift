@@ -142,11 +142,10 @@ package final class RemotePageSource: RemotePages {
         let asked = range.lowerBound..<min(range.upperBound, range.lowerBound + UInt64(PageBuffer.capacity))
         return try CheckpointError.about("get pages from", .object("the page server"), remedy: "the connection is lost; restore again from the source, which still has them") {
             try connection.send(PageRequest(.get, pages: UInt64(asked.count) / 4096, address: asked.lowerBound, subject: UInt64(task)))
-            guard let bytes = try connection.receive(PageRequest.size) else { throw SyscallError("read", .fd(connection.socket.number), 104 /* ECONNRESET */) }
-            guard let answer = PageRequest(bytes), answer.command == .addWithFlags, UInt32(answer.flags) & PageRuns.present != 0, let given = answer.range,
+            guard let answer = PageRequest(try connection.expect(PageRequest.size)), answer.command == .addWithFlags, UInt32(answer.flags) & PageRuns.present != 0, let given = answer.range,
                 given.lowerBound == asked.lowerBound, given.upperBound <= asked.upperBound
             else { throw CheckpointError("get pages from", .object("the page server"), "its answer is not the one to our question") }
-            guard try buffer.receive(given.count, from: connection.socket) else { throw SyscallError("read", .fd(connection.socket.number), 104 /* ECONNRESET */) }
+            guard try buffer.receive(given.count, from: connection.input) else { throw connection.wasCut }
             return given.count
         }
     }
@@ -154,6 +153,7 @@ package final class RemotePageSource: RemotePages {
     /// Says that nothing more is needed: a lazy dump then ends its tree.
     package func finish() throws {
         try connection.send(PageRequest(place.isHandedOver ? .forceClose : .close))
-        _ = try connection.receiveNumber()
+        _ = try connection.receive(4)
+        place.end(connection)
     }
 }

@@ -51,7 +51,7 @@ enum DumpCommand {
 
     private static func runDump(_ root: ThreadID, _ session: Session) throws -> Dump.Result {
         var request = try request(root, session)
-        request.pageServer = session.options.pageServerPlace
+        request.pageServer = try session.options.pageServerPlace()
         if session.options.lazyPages { request.give = try PageServerCommand.lazyServer(session) }
         request.hook = { try session.hook($0, root: root) }
         if let streamer = session.streamer {

@@ -8,7 +8,7 @@ enum LazyPagesCommand {
     static func run(_ options: Options) -> Int32 {
         Session.run(options) { session in
             let listener = try LazyPagesListener(in: session.work)
-            let remote = try options.pageServerPlace.map { try RemotePageSource($0) }
+            let remote = try options.pageServerPlace().map { try RemotePageSource($0) }
             try PageServerCommand.inBackground(session)
             try listener.serve(session.images, remote: remote, verifies: session.options.verifies, session.log)
             try remote?.finish()

@@ -1,4 +1,5 @@
 import Checkpoint
+import Cryptography
 import Kinds
 import Linux
 import Migration
@@ -12,10 +13,10 @@ enum MigrateCommand {
             guard let place = MigrationPlace(text) else {
                 throw OptionError.usage("--to \"\(text)\": no place", try: "ssh://[USER@]HOST[:PORT], unix:PATH, or HOST[:PORT]")
             }
-            try place.permit(options)
+            let credentials = try place.credentials(options)
             let watcher = Watcher(session)
             let migration = try OutgoingMigration(
-                of: ThreadID(tree), over: place, MigrationSettings(options), log: session.log,
+                of: ThreadID(tree), over: credentials.map { SecuredPlace(place, $0) } ?? place, MigrationSettings(options), log: session.log,
                 hook: { try ActionScripts(options.actionScripts, images: $1, log: session.log).run(HookPoint(rawValue: $0)!, root: ThreadID(tree)) },
                 progress: { session.progress.update(phase: $0, done: $1, total: $2, unit: $0.hasPrefix("memory") ? .bytes : .tasks) },
                 report: { watcher.see($0) })
@@ -81,12 +82,17 @@ private final class Watcher {
 }
 
 extension MigrationPlace {
-    /// Nothing goes over an open network, and nothing listens there, unless that was asked for.
-    func permit(_ options: Options) throws(OptionError) {
-        guard isOpen, !options.isInsecure else { return }
-        throw .usage(
-            "\(self) is plain TCP: memory goes readable over the network, and whoever connects to a destination can start processes there",
-            try: "--to ssh://HOST, or --insecure where that does no harm")
+    /// Nothing goes readable over an open network, and nobody unknown is served there, unless that was asked for. No public authority decides
+    /// who may start processes here.
+    func credentials(_ options: Options) throws -> TLSCredentials? {
+        let credentials = try options.credentials(trustsSystem: false)
+        if case .ssh = self, credentials != nil { throw OptionError.usage("ssh encrypts and proves who is there: --tls is for HOST:PORT and unix sockets") }
+        if isOpen, credentials == nil, !options.isInsecure {
+            throw OptionError.usage(
+                "\(self) is plain TCP: memory goes readable over the network, and whoever connects to a destination can start processes there",
+                try: "--tls, --tls-psk FILE, --to ssh://HOST, or --insecure where that does no harm")
+        }
+        return credentials
     }
 }
 

@@ -1,4 +1,5 @@
 import Checkpoint
+import Cryptography
 import Glibc
 import Images
 import Kinds
@@ -10,36 +11,45 @@ import Pages
 enum PageServerCommand {
     static func run(_ options: Options) -> Int32 {
         Session.run(options) { session in
+            let credentials = try options.credentials()
             if let previous = options.previousImagesDirectory { try Incremental.link(previous, in: session.images) }
-            let connection: PageConnection
+            let socket: FileDescriptor
             if let number = options.pageServerSocket {
-                let socket = FileDescriptor(owning: number)
+                socket = FileDescriptor(owning: number)
                 try socket.control(F_SETFD, 1)
-                connection = PageConnection(socket)
                 try inBackground(session)
             } else {
                 let listener = try listen(session)
                 try inBackground(session)
-                connection = PageConnection(try listener.accept())
+                socket = try listener.accept()
             }
+            let connection = try secure(socket, by: credentials)
             let source = options.lazyPages ? ImagePageSource(try PageChain(try ImageDirectory(session.images), verifies: options.verifies)) : nil
             try PageServer(connection, images: session.images, frees: options.autoDedup, source: source, session.log).serve()
+            connection.output.sayEnd()
             return 0
         }
     }
 
     /// For `dump --lazy-pages`: listens now, before anything is frozen, and serves when the images are whole.
     static func lazyServer(_ session: Session) throws -> (any PageSource) throws -> Void {
+        let credentials = try session.options.credentials()
         if let number = session.options.pageServerSocket {
-            let connection = PageConnection(FileDescriptor(owning: number))
-            return { try serve($0, connection, session) }
+            let socket = FileDescriptor(owning: number)
+            return { try serve($0, secure(socket, by: credentials), session) }
         }
         let listener = try listen(session)
         return { source in
             session.log.info("the images are whole; waiting to be asked for the rest of the memory")
             session.signalDone()
-            try serve(source, PageConnection(try listener.accept()), session)
+            try serve(source, secure(try listener.accept(), by: credentials), session)
         }
+    }
+
+    /// The end that was connected to.
+    private static func secure(_ socket: FileDescriptor, by credentials: TLSCredentials?) throws -> PageConnection {
+        let whose = InetAddress(ofPeer: socket).map { "the connection from \($0)" } ?? "the connection"
+        return try CheckpointError.about("serve", .object(whose)) { PageConnection(try credentials?.accept(socket) ?? socket) }
     }
 
     private static func serve(_ source: any PageSource, _ connection: PageConnection, _ session: Session) throws {
@@ -49,6 +59,7 @@ enum PageServerCommand {
                 "give pages to", .object("the lazy-pages daemon"), "the connection was cut before it had all of them",
                 remedy: "the tree goes on here; what was restored there lacks memory and must not run")
         }
+        connection.output.sayEnd()
     }
 
     private static func listen(_ session: Session) throws -> FileDescriptor {
@@ -74,8 +85,9 @@ enum PageServerCommand {
 }
 
 extension Options {
-    var pageServerPlace: PageServerPlace? {
+    func pageServerPlace() throws -> PageServerPlace? {
         guard sendsToPageServer else { return nil }
-        return pageServerSocket.map { .socket($0) } ?? .address(address, port: port ?? 0)
+        let credentials = try credentials()
+        return pageServerSocket.map { .socket($0, credentials, name: address) } ?? .address(address, port: port ?? 0, credentials)
     }
 }

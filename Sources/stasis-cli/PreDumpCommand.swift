@@ -13,7 +13,7 @@ enum PreDumpCommand {
             var request = Dump.Request(root: root, images: session.images, work: session.work, log: session.log)
             request.settings = DumpSettings(options)
             request.plugins = try session.plugins()
-            request.pageServer = options.pageServerPlace
+            request.pageServer = try options.pageServerPlace()
             request.hook = { try session.hook($0, root: root) }
             request.progress = { session.progress.update(phase: $0, done: $1, total: $2, unit: .bytes) }
             let result = try PreDump.run(request)

@@ -19,10 +19,10 @@ enum ReceiveCommand {
             guard let text = options.listens, let place = MigrationPlace(text) else {
                 throw OptionError.usage("--listen \"\(options.listens ?? "")\": no place", try: "unix:PATH, or HOST:PORT")
             }
-            try place.permit(options)
-            let listener = try MigrationListener(at: place)
+            let credentials = try place.credentials(options)
+            let listener = try MigrationListener(at: place, credentials)
             if options.restoreDetached { try Program.goToBackground { _ in session.signalDone() } } else { session.signalDone() }
-            if place.isOpen { session.log.warn("listening on \(listener.place) without authentication") } else { session.log.info("listening on \(listener.place)") }
+            if place.isOpen, credentials == nil { session.log.warn("listening on \(listener.place) without authentication") } else { session.log.info("listening on \(listener.place)") }
             while true {
                 let migration = try migration(session, listener: listener)
                 do {

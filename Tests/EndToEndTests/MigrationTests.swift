@@ -4,12 +4,15 @@ import Testing
 extension EndToEnd {
     /// From one pid namespace to another: ids are free there, and whoever runs there is told from who runs here.
     @Suite("migration", .serialized) struct Migration {
-        private func run(_ workload: String, _ arguments: [String] = [], there lines: String = "", _ body: @escaping (Run, Destination) throws -> Void) throws {
+        /// - Parameter tls: what the destination is given to listen with on a TCP port.
+        private func run(
+            _ workload: String, _ arguments: [String] = [], there lines: String = "", tls: [String]? = nil, _ body: @escaping (Run, Destination) throws -> Void
+        ) throws {
             let run = try Run(workload)
             run.reporting(again: "swift test --filter EndToEnd.Migration", as: "\(workload)-migration") { run in
                 try run.start(["--detached", workload] + arguments)
                 try run.awaitReady()
-                let destination = try Destination(run, lines)
+                let destination = try Destination(run, lines, tls: tls)
                 defer { destination.end() }
                 try body(run, destination)
             }
@@ -90,6 +93,58 @@ extension EndToEnd {
             }
         }
 
+        @Test("over a network, by certificates or a key", arguments: [false, true]) func encrypted(byKey: Bool) throws {
+            let certificates = try Certificates.shared.get(), tls = byKey ? certificates.key() : certificates.options() + certificates.revokedOnes
+            try run("memory-writer", tls: tls) { run, destination in
+                let result = try destination.migrate(["--when-too-busy", "go-on"] + Destination.quick + tls)
+                guard result.succeeded else { throw Failure("migrate: \(result)\n\(destination.log)") }
+                try destination.expectCopies(here: false, there: true)
+                try destination.checkItself()
+            }
+        }
+
+        @Test("whoever can't prove who he is is refused by both ends in words, the tree goes on, and the destination waits for another", arguments: [false, true])
+        func strangers(byKey: Bool) throws {
+            let certificates = try Certificates.shared.get(), good = certificates.options() + certificates.revokedOnes, key = certificates.key()
+            let cases: [(source: [String], says: String, destinationSays: String)] = byKey ? [
+                (certificates.key("otherkey"), "it has another key than we", "it has another key than we"),
+                (good, "it finds no common way to encrypt", "it does not use a key that both have"),
+                (["--insecure"], "cannot talk to the destination", "what it says is no TLS"),
+            ] : [
+                (certificates.options("stranger"), "signed by nobody whom it trusts", "its certificate (stranger) was signed by nobody whom we trust"),
+                (certificates.options("expired"), "it refuses our certificate, which has expired", "its certificate (expired) has expired"),
+                (certificates.options("revoked"), "it refuses our certificate, which is revoked", "its certificate (revoked) is on the list of revoked ones"),
+                (certificates.options(trusting: "other"), "its certificate (here) was signed by nobody whom we trust", "signed by nobody whom it trusts"),
+                (key, "it does not use a key that both have", "it finds no common way to encrypt"),
+                (["--insecure"], "cannot talk to the destination", "what it says is no TLS"),
+                (["--tls"], "cannot encrypt connections", "listening on"),
+                ([], "is plain TCP", "listening on"),
+            ]
+            try run("pipes", tls: byKey ? key : good) { run, destination in
+                for one in cases {
+                    let result = try destination.migrate(one.source)
+                    guard !result.succeeded, result.output.contains(one.says), eventually(within: 5, { destination.log.contains(one.destinationSays) }) else {
+                        throw Failure("\(one): \(result)\n\(destination.log)")
+                    }
+                }
+                try destination.expectCopies(here: true, there: false)
+                let result = try destination.migrate(byKey ? key : good)
+                guard result.succeeded else { throw Failure("migrate: \(result)\n\(destination.log)") }
+                try destination.expectCopies(here: false, there: true)
+                try destination.checkItself()
+            }
+        }
+
+        @Test("a destination that is another than it was called is refused", arguments: ["elsewhere", "stranger", "expired"]) func impostor(who: String) throws {
+            let certificates = try Certificates.shared.get()
+            try run("pipes", tls: certificates.options(who)) { run, destination in
+                let result = try destination.migrate(certificates.options())
+                #expect(!result.succeeded && result.output.contains("its certificate (\(who)) "), "\(result)")
+                try destination.expectCopies(here: true, there: false)
+                try destination.checkItself()
+            }
+        }
+
         @Test("plain TCP only where it was asked for") func insecure() throws {
             try run("pipes") { run, destination in
                 let result = try destination.migrate(to: "127.0.0.1:1", [])
@@ -122,16 +177,19 @@ private final class Destination {
     private let namespace: Process
     private var proxy: Process?
     private var socket: String { run.scratch + "/receive.sock" }
+    /// Where it listens.
+    private var place = ""
     var log: String { String.contents(of: run.scratch + "/receive.log") ?? "" }
 
     /// - Parameter lines: what bash(1) does there first, in the scratch directory.
-    init(_ run: Run, _ lines: String) throws {
+    init(_ run: Run, _ lines: String, tls: [String]? = nil) throws {
         self.run = run
+        let listening = tls.map { ["127.0.0.1:0"] + $0 } ?? ["unix:\(run.scratch)/receive.sock"]
         let script = """
             echo 30000 > /proc/sys/kernel/ns_last_pid
             cd '\(run.scratch)'
             \(lines)
-            '\(Binaries.stasis)' receive --listen unix:'\(run.scratch)/receive.sock' -v4 2>receive.log </dev/null &
+            '\(Binaries.stasis)' receive --listen \(listening.joined(separator: " ")) -v4 2>receive.log </dev/null &
             while read -r words; do  # what the script that takes ssh's place wants
                 bash -c "$words" 2>>receive.log <to-ssh >from-ssh &
             done <commands &
@@ -143,7 +201,12 @@ private final class Destination {
         (namespace.standardInput, namespace.standardOutput, namespace.standardError) = (FileHandle.nullDevice, FileHandle.nullDevice, FileHandle.nullDevice)
         for fifo in ["commands", "to-ssh", "from-ssh"] { _ = unsafe mkfifo("\(run.scratch)/\(fifo)", 0o600) }
         try namespace.run()
-        guard eventually(within: 20, { exists(socket) }) else { throw Failure("receive does not listen: \(log)") }
+        let isThere = eventually(within: 20) {
+            guard let line = log.split(separator: "\n").first(where: { $0.contains("listening on ") }) else { return false }
+            place = String(line.split(separator: " ").last ?? "")
+            return true
+        }
+        guard isThere else { throw Failure("receive does not listen: \(log)") }
     }
 
     func migrate(to place: String? = nil, _ options: [String]) throws -> Command.Result {
@@ -153,7 +216,7 @@ private final class Destination {
         try Data("#!/bin/bash\necho \"${@: -3}\" > '\(run.scratch)/commands'\ncat <&0 > '\(run.scratch)/to-ssh' & cat '\(run.scratch)/from-ssh'\n".utf8).write(to: URL(fileURLWithPath: bin + "/ssh"))
         _ = unsafe chmod(bin + "/ssh", 0o755)
         return try Command(
-            Binaries.stasis, ["migrate", "\(run.root)", "--to", place ?? "unix:\(socket)", "-v3"] + options, in: run.scratch,
+            Binaries.stasis, ["migrate", "\(run.root)", "--to", place ?? self.place, "-v3"] + options, in: run.scratch,
             environment: ["PATH": bin + ":" + (ProcessInfo.processInfo.environment["PATH"] ?? "")]
         ).run(within: 60)
     }

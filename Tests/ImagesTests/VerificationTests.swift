@@ -50,6 +50,13 @@ import Testing
         #expect(problems(scratch) == [])
     }
 
+    @Test("pagemaps of a page server that works in the same directory may follow") func pagesElsewhere() throws {
+        let scratch = try verifiable()
+        try FileChecksums.write(in: scratch.directory.descriptor, ownPages: false)
+        let covered = try #require(try FileChecksums(of: scratch.directory)).entries.map(\.name)
+        #expect(covered.contains("core-28540.img") && !covered.contains { $0.hasPrefix("pagemap-") })
+    }
+
     @Test("a flipped byte of a page is named by page, task and mapping") func page() throws {
         let scratch = try verifiable()
         let chain = try PageChain(scratch.directory)

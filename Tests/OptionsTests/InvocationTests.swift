@@ -133,7 +133,6 @@ func refusal(_ words: String..., environment: [String: String] = [:], files: [St
     }
 
     @Test("what comes later is refused where it would have an effect", arguments: [
-        ["dump", "-t1", "--tls"],
         ["restore", "--join-ns", "net:1"], ["restore", "-r", "/"], ["restore", "--veth-pair", "a=b"],
         ["restore", "-M", "a:b"], ["restore", "--enable-fs", "all"], ["restore", "--empty-ns", "net"],
         ["service"], ["swrk", "3"],

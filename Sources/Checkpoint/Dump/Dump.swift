@@ -207,7 +207,7 @@ package enum Dump {
     private static func finish(_ context: DumpContext, _ request: Request, _ commit: Commit, _ incremental: Incremental, _ result: inout Result) throws {
         if let server = context.receiver as? PageServerClient { try server.finish() }
         if let first = context.refusals.first { throw first }
-        try commit.finish(context.images, inventory: inventory(context, incremental))
+        try commit.finish(context.images, inventory: inventory(context, incremental), ownPages: context.receiver == nil)
         result.statistics = context.statistics
         result.bytes = context.statistics.pagesWritten * 4096
     }
@@ -288,11 +288,12 @@ final class Commit {
         }
     }
 
-    func finish(_ images: DumpImages, inventory: InventoryEntry) throws {
+    /// - Parameter ownPages: whether no page server has the pages.
+    func finish(_ images: DumpImages, inventory: InventoryEntry, ownPages: Bool) throws {
         try images.append("inventory.img.tmp", inventory)
         try CheckpointError.about("write", .object("the images"), remedy: "free space, or give another directory with -D") {
             try images.finish()
-            try FileChecksums.write(in: directory)
+            try FileChecksums.write(in: directory, ownPages: ownPages)
             try images.flushToDisk()
             try Files.rename("inventory.img.tmp", to: "inventory.img", in: directory.number)
             try Syscall.call("fsync", SYS_fsync, Int(directory.number), on: .fd(directory.number))

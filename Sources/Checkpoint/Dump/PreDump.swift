@@ -51,7 +51,7 @@ package enum PreDump {
             try copy(found, images, server, incremental, request, &result.statistics)
             try server?.finish()
             result.statistics.memwriteTime = UInt32(truncatingIfNeeded: (Clock.monotonic() - thawed) / 1000)
-            try commit.finish(images, inventory: inventory(incremental, request))
+            try commit.finish(images, inventory: inventory(incremental, request), ownPages: server == nil)
         } catch {
             commit.rollBack()
             tree.thaw()

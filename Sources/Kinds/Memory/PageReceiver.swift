@@ -20,9 +20,6 @@ package protocol PageReceiver: AnyObject {
     func hasParent(_ subject: PageSubject) throws -> Bool
     /// Begins the pages of a subject. Answers whether the receiver has pages of it from the dump before.
     func open(_ subject: PageSubject) throws -> Bool
-    /// The next pages, ascending. With PRESENT among the flags exactly their content must be written to `stream` before the next call.
-    func add(_ range: Range<UInt64>, flags: UInt32) throws
-    var stream: FileDescriptor { get }
-    /// The same for pages that we hold, one behind the other, and for those that have no content: may be sent later, together with others.
+    /// The next pages, ascending: those that have content one behind the other in the buffer. May be sent later, together with others.
     func put(_ runs: [PageRuns.Run], _ content: PageBuffer) throws
 }

@@ -83,7 +83,7 @@ package enum SharedMemory {
         let file = try descriptor.reopened(0)  // our own position
         let ranges = try dataRanges(file, size)
         context.statistics.shpagesScanned += (size + page - 1) / page
-        if let receiver = context.receiver { return try send(ranges, of: file, shmid, size, to: receiver, context) }
+        if let receiver = context.receiver { return try send(ranges, of: file, shmid, to: receiver, context) }
         let pagesID = context.newPagesID()
         let pagemap = "pagemap-shmem-\(shmid).img"
         let entries = ranges.map { range in
@@ -115,6 +115,21 @@ package enum SharedMemory {
     }
 
     private static func append(_ ranges: [Range<UInt64>], of file: FileDescriptor, to pages: NewPagesFile) throws {
+        try eachPiece(of: ranges, in: file) { try pages.append($1) }
+        try pages.isWhole()
+    }
+
+    private static func send(_ ranges: [Range<UInt64>], of file: FileDescriptor, _ shmid: UInt64, to receiver: any PageReceiver, _ context: DumpContext) throws {
+        _ = try receiver.open(.segment(shmid))
+        try CheckpointError.about("send", .object("shared memory \(shmid)")) {
+            try eachPiece(of: ranges, in: file) { piece, content in
+                try receiver.put([.init(range: piece, flags: PageRuns.present, readable: true)], content)
+                context.statistics.shpagesWritten += UInt64(piece.count) / page
+            }
+        }
+    }
+
+    private static func eachPiece(of ranges: [Range<UInt64>], in file: FileDescriptor, _ body: (Range<UInt64>, PageBuffer) throws -> Void) throws {
         let buffer = PageBuffer()
         for range in ranges {
             var at = range.lowerBound
@@ -122,26 +137,9 @@ package enum SharedMemory {
                 try buffer.fill(from: file, at: at, Int(clamping: range.upperBound - at))
                 buffer.pad()  // a file whose size is not one of pages
                 if buffer.count == 0 { throw SyscallError("pread", .fd(file.number), EIO) }
-                try pages.append(buffer)
+                try body(at..<(at + UInt64(buffer.count)), buffer)
                 at += UInt64(buffer.count)
             }
-        }
-        try pages.isWhole()
-    }
-
-    private static func send(
-        _ ranges: [Range<UInt64>], of file: FileDescriptor, _ shmid: UInt64, _ size: UInt64, to receiver: any PageReceiver, _ context: DumpContext
-    ) throws {
-        _ = try receiver.open(.segment(shmid))
-        for range in ranges {
-            try receiver.add(range, flags: PageRuns.present)
-            try CheckpointError.about("send", .object("shared memory \(shmid)")) {
-                let length = Int(min(range.upperBound, size) - range.lowerBound)
-                try file.seek(Int(range.lowerBound))
-                try file.copy(to: receiver.stream, length)
-                if length < range.count { try receiver.stream.write([UInt8](repeating: 0, count: range.count - length)) }
-            }
-            context.statistics.shpagesWritten += UInt64(range.count) / page
         }
     }
 
