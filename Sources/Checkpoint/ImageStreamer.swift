@@ -45,7 +45,7 @@ package final class ImageStreamer {
         while at < size {
             let got = buffer.read(from: file, at: at, Int(size - at))
             guard got > 0 else { throw SyscallError("pread", .fd(file.number), EIO) }
-            try buffer.write(to: pipe)
+            try buffer.send(over: pipe)
             at += UInt64(got)
         }
     }
@@ -118,7 +118,7 @@ package final class ImageStreamer {
         while true {
             buffer.clear(0)
             guard try buffer.receiveSome(PageBuffer.capacity, from: pipe) > 0 else { return }
-            try buffer.write(to: file)
+            try buffer.send(over: file)
         }
     }
 

@@ -89,7 +89,7 @@ import Glibc
         count += got
         return got
     }
-    /// Sends what is there, or a part of it, over a connection.
+    /// Sends what is there, or a part of it, over a connection, or writes it to a file where that stands.
     public func send(_ part: Range<Int>? = nil, over stream: any ByteStream) throws { try unsafe stream.writeAll(memory(part ?? 0..<count)) }
     /// - Parameter starts: where in it things begin that belong apart, the first at 0.
     public func send(apartAt starts: [Int], over stream: any ByteStream) throws { try unsafe stream.writeAll(memory(0..<count), apartAt: starts) }
