@@ -23,8 +23,6 @@ public final class IncomingMigration {
     private var isReady = false
     private var mayFollow = false
     private var rounds: [FileDescriptor] = []
-    /// Bytes of the first round, and of those that came again since something was freed.
-    private var memory: UInt64 = 0, again: UInt64 = 0
     /// Whether a source has begun to send its tree.
     package var hasBegun: Bool { !id.isEmpty }
     /// How long a source that is in doubt may take to come back, seconds.
@@ -167,17 +165,10 @@ public final class IncomingMigration {
         if !before.isEmpty { try Incremental.link("../\(before)", in: images) }
         try connection.send(ControlMessage(.proceed))
         log.info("round \(name)")
-        let server = PageServer(connection.pages, images: images, flushes: false, sums: false, log)
+        // There is one dump in the end: a page that comes again takes the place of the one before, so that few runs make the memory.
+        let server = PageServer(connection.pages, images: images, flushes: false, sums: false, replaces: true, log)
         guard try server.serve() else { throw refused("the connection was cut in round \(name)") }
-        if before.isEmpty { memory = server.bytes } else { again += server.bytes }
-        if name != "final", again > memory { freeOlder(images) }
         return images
-    }
-
-    /// What came again, when it is much: that takes its time, in which the tree writes on.
-    private func freeOlder(_ images: FileDescriptor) {
-        again = 0
-        do { _ = try Dedup.run(try PageChain(try ImageDirectory(images)), newestOnly: false) } catch { log.warn("older pages can't be freed: \(error)") }
     }
 
     // MARK: the restore, and the decision

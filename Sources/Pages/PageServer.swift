@@ -9,13 +9,13 @@ package import Linux
 package final class PageServer {
     private let connection: PageConnection
     private let images: FileDescriptor
-    private let frees: Bool, flushes: Bool, sums: Bool
+    private let frees: Bool, flushes: Bool, sums: Bool, replaces: Bool
     private let source: (any PageSource)?
     private let log: Log
     private let input: PageInput
     /// Pages of the current subject that are not in its file yet.
     private let buffer = PageBuffer()
-    /// Pages on their way to who has asked for them.
+    /// Pages on their way to who has asked for them, or over older ones.
     private let given = PageBuffer()
     private let workers = Workers()
 
@@ -29,17 +29,51 @@ package final class PageServer {
     /// The images of one subject while they come in.
     private final class Incoming {
         let writer: ImageWriter, pages: NewPagesFile
+        /// Whose pages are replaced.
+        let older: OlderPages?
         var end: UInt64 = 0, isClosed = false
-        init(_ writer: ImageWriter, _ pages: NewPagesFile) { (self.writer, self.pages) = (writer, pages) }
+        /// Not written yet: what comes next may belong to it.
+        private var last: PagemapEntry?
+        init(_ writer: ImageWriter, _ pages: NewPagesFile, _ older: OlderPages?) { (self.writer, self.pages, self.older) = (writer, pages, older) }
+
+        func note(_ range: Range<UInt64>, flags: UInt32) throws(ImageError) {
+            let pages = UInt64(range.count) / 4096
+            if let before = last, before.flags == flags, before.vaddr + before.nrPages * 4096 == range.lowerBound {
+                last?.nrPages += pages
+                return
+            }
+            try flush()
+            var entry = PagemapEntry()
+            (entry.vaddr, entry.compatNrPages, entry.flags, entry.nrPages) = (range.lowerBound, 0, flags, pages)
+            last = entry
+        }
+        func flush() throws(ImageError) {
+            if let entry = last { try writer.append(entry) }
+            last = nil
+        }
+    }
+
+    /// Pages of the directories before, to be written over.
+    private final class OlderPages {
+        let image: PageImage
+        private var files: [Int: FileDescriptor] = [:]
+        init(_ image: PageImage) { self.image = image }
+
+        func replace(_ run: PageImage.Run, by content: PageBuffer) throws {
+            let file = try files[run.file] ?? FileDescriptor.open(image.files[run.file].descriptor.procPath, O_RDWR)
+            files[run.file] = file
+            try content.write(to: file, at: run.offset)
+        }
     }
 
     /// - Parameters:
     ///   - frees: --auto-dedup: pages that come again are freed in the parent directories.
     ///   - flushes: whether everything is on the disk before the other end is told so.
     ///   - sums: whether pages get checksums.
+    ///   - replaces: whether pages that come again take the place of those in older directories, which are good for nothing by themselves then.
     ///   - source: where pages that are asked for are; nil: nowhere.
-    package init(_ connection: PageConnection, images: FileDescriptor, frees: Bool = false, flushes: Bool = true, sums: Bool = true, source: (any PageSource)? = nil, _ log: Log) {
-        (self.connection, self.images, self.frees, self.flushes, self.sums, self.source, self.log) = (connection, images, frees, flushes, sums, source, log)
+    package init(_ connection: PageConnection, images: FileDescriptor, frees: Bool = false, flushes: Bool = true, sums: Bool = true, replaces: Bool = false, source: (any PageSource)? = nil, _ log: Log) {
+        (self.connection, self.images, self.frees, self.flushes, self.sums, self.replaces, self.source, self.log) = (connection, images, frees, flushes, sums, replaces, source, log)
         input = PageInput(connection.input)
     }
 
@@ -106,18 +140,26 @@ package final class PageServer {
             let pages = try NewPagesFile(head.pagesID, pagemap: name, in: images, workers, summed: sums)
             names += [name, pages.name, ImageFile.pageChecksums.name(head.pagesID)]
             try writer.append(head)
-            files[subject] = Incoming(writer, pages)
+            files[subject] = Incoming(writer, pages, try older(subject))
         }
         if let before = current { try close(before) }
         current = subject
         if request.command == .openWithAnswer { try connection.output.writeAll([try hasParent(subject) ? 1 : 0]) }
     }
 
+    private func older(_ subject: PageSubject) throws -> OlderPages? {
+        guard replaces, let parent = try ImageDirectory(images).parent(), parent.exists(subject.file, subject.number) else { return nil }
+        return OlderPages(try PageImage(try PageChain(parent), subject.file, subject.number))
+    }
+
     private func close(_ subject: PageSubject) throws {
         guard let file = files[subject], !file.isClosed else { return }
         try store(file)
         file.isClosed = true
-        try CheckpointError.about("write", .image(subject.file.name(subject.number))) { try file.writer.finish(sync: false) }
+        try CheckpointError.about("write", .image(subject.file.name(subject.number))) {
+            try file.flush()
+            try file.writer.finish(sync: false)
+        }
     }
 
     private func add(_ request: PageRequest, flags: UInt32) throws {
@@ -129,17 +171,38 @@ package final class PageServer {
         }
         file.end = range.upperBound
         if range.isEmpty { return }
-        var entry = PagemapEntry()
-        (entry.vaddr, entry.compatNrPages, entry.flags, entry.nrPages) = (range.lowerBound, 0, flags, request.pages)
-        try file.writer.append(entry)
-        guard flags & PageRuns.present != 0 else { return }
+        guard flags & PageRuns.present != 0 else { return try file.note(range, flags: flags) }
         bytes += UInt64(range.count)
+        var at = range.lowerBound
+        for run in file.older?.image.runs(within: [range]) ?? [] {
+            try take(at..<run.range.lowerBound, flags, file, subject)
+            try replace(run, file, subject)
+            at = run.range.upperBound
+        }
+        try take(at..<range.upperBound, flags, file, subject)
+    }
+
+    private func take(_ range: Range<UInt64>, _ flags: UInt32, _ file: Incoming, _ subject: PageSubject) throws {
+        if range.isEmpty { return }
+        try file.note(range, flags: flags)
         var left = UInt64(range.count)
         while left > 0 {
             if buffer.isFull { try store(file) }
             let length = Int(min(left, UInt64(buffer.room)))
             guard try input.append(length, to: buffer) else { throw refused("it ended within the pages of \(subject)") }
             left -= UInt64(length)
+        }
+    }
+
+    private func replace(_ run: PageImage.Run, _ file: Incoming, _ subject: PageSubject) throws {
+        try file.note(run.range, flags: PageRuns.parent)
+        var left = run
+        while !left.range.isEmpty {
+            given.clear(0)
+            let length = min(left.range.count, PageBuffer.capacity)
+            guard try input.append(length, to: given) else { throw refused("it ended within the pages of \(subject)") }
+            try CheckpointError.about("write", .object("pages of \(subject) over older ones")) { try file.older?.replace(left, by: given) }
+            left = left.clamped(to: (left.range.lowerBound + UInt64(length))..<left.range.upperBound)
         }
     }
 

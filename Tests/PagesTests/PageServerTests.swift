@@ -77,6 +77,32 @@ import Testing
         #expect(contents == (0..<100).flatMap { [UInt8](repeating: $0, count: 4096) } + [UInt8](repeating: 9, count: 300 * 4096))
     }
 
+    @Test("pages that come again take the place of older ones, where that is wanted; new ones do not") func replaces() throws {
+        let scratch = try Scratch()
+        for name in ["1", "2", "3"] { try Files.makeDirectory("\(scratch.path)/\(name)", mode: 0o700) }
+        func serve(_ bytes: [UInt8], in name: String, before: String?) throws {
+            let images = try FileDescriptor.open("\(scratch.path)/\(name)", O_RDONLY | O_DIRECTORY)
+            if let before { try Incremental.link("../\(before)", in: images) }
+            let (client, its) = try FileDescriptor.socketPair(1, 1)
+            try client.setOption(SocketOption.sendBuffer, to: Int32(1 << 20))
+            try client.write(bytes)
+            try client.shutdown(1)
+            try PageServer(PageConnection(its), images: images, sums: false, replaces: true, Log(level: .silent)).serve()
+        }
+        func pages(_ values: UInt8...) -> [UInt8] { values.flatMap { [UInt8](repeating: $0, count: 4096) } }
+        try serve(open() + add(6, at: 0x1000, flags: 6) + pages(1, 2, 3, 4, 5, 6) + close, in: "1", before: nil)
+        // The fourth page is gone; the one behind the last is new.
+        try serve(open() + add(2, at: 0x1000, flags: 1) + add(1, at: 0x3000, flags: 6) + pages(33) + add(1, at: 0x5000, flags: 1) + add(2, at: 0x6000, flags: 6) + pages(66, 77) + close, in: "2", before: "1")
+        // It is there again.
+        try serve(open() + add(1, at: 0x1000, flags: 6) + pages(11) + add(2, at: 0x2000, flags: 1) + add(1, at: 0x4000, flags: 6) + pages(44) + add(1, at: 0x5000, flags: 1) + add(2, at: 0x6000, flags: 1) + close, in: "3", before: "2")
+        let newest = try ImageDirectory(path: scratch.path + "/3"), chain = try PageChain(newest)
+        let image = try PageImage(chain, .pagemap, 42)
+        #expect(try image.content(of: 0x1000..<0x8000) == pages(11, 2, 33, 44, 5, 66, 77))
+        #expect(try newest.checkedPagemap(.pagemap, 42).runs.map(\.pages) == [3, 1, 3] && newest.contents(of: "pages-65537.img") == pages(44))
+        #expect(try ImageDirectory(path: scratch.path + "/1").size(of: "pages-65537.img") == 6 * 4096)
+        #expect(image.mayBeLazy == [0x1000..<0x8000])
+    }
+
     @Test("a damaged stream ends the connection, and leaves no images or whole ones") func damage() throws {
         let sound = open() + add(1, at: 0x1000) + page + add(2, at: 0x5000, flags: 2) + open(43) + add(2, at: 0x9000, flags: 6) + page + page + close
         var state: UInt64 = 1
