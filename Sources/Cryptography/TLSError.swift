@@ -8,6 +8,7 @@ public struct TLSError: RemediableError, Equatable, CustomStringConvertible {
     init(_ cause: String, remedy: String? = nil) { (self.cause, self.remedy) = (cause, remedy) }
     public var description: String { cause }
 
+    private static let bothUses = "one whose extended key usage, if it has any, names both serverAuth and clientAuth"
     private static let bothEnds = "the same --tls options at both ends"
 
     /// The other end's certificate is refused.
@@ -27,7 +28,7 @@ public struct TLSError: RemediableError, Equatable, CustomStringConvertible {
         case X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT, X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY, X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE,
             X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN, X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT:
             self.init("\(whose) was signed by nobody whom we trust", remedy: "--tls-cacert with the authority that signed it")
-        case X509_V_ERR_INVALID_PURPOSE: self.init("\(whose) is not made for this end of a connection", remedy: "one whose extended key usage, if it has any, names both serverAuth and clientAuth")
+        case X509_V_ERR_INVALID_PURPOSE: self.init("\(whose) is not made for this end of a connection", remedy: Self.bothUses)
         default: self.init("\(whose) is refused: \(unsafe X509_verify_cert_error_string(code).map { unsafe String(cString: $0) } ?? "\(code)")")
         }
     }
@@ -41,7 +42,8 @@ public struct TLSError: RemediableError, Equatable, CustomStringConvertible {
         case 1000 + 44: self.init("it refuses our certificate, which is revoked", remedy: "a new certificate with --tls-cert and --tls-key")
         case 1000 + 45: self.init("it refuses our certificate, which has expired", remedy: "a new certificate with --tls-cert and --tls-key; or the right time there")
         case 1000 + 48: self.init("it refuses our certificate, which was signed by nobody whom it trusts", remedy: "--tls-cacert there, with the authority that signed ours")
-        case 1000 + 42, 1000 + 43, 1000 + 46, 1000 + 49: self.init("it refuses our certificate (\(text))", remedy: "see what it says itself")
+        case 1000 + 43: self.init("it refuses our certificate, which is not made for this end of a connection", remedy: Self.bothUses)
+        case 1000 + 42, 1000 + 46, 1000 + 49: self.init("it refuses our certificate (\(text))", remedy: "see what it says itself")
         case 1000 + 47 where hasSharedKey, 1000 + 51 where hasSharedKey, 1000 + 115: self.init("it has another key than we", remedy: "the same file with --tls-psk at both ends")
         case 1000 + 116: self.init("it wants a certificate of ours", remedy: "--tls-cert and --tls-key")
         case 1000..<1256: self.init("it refuses to talk with us (\(text))", remedy: Self.bothEnds)

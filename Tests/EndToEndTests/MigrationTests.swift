@@ -103,6 +103,27 @@ extension EndToEnd {
             }
         }
 
+        @Test("its memory follows within TLS, too") func encryptedPostCopy() throws {
+            let key = try Certificates.shared.get().key()
+            try run("memory-writer", tls: key) { run, destination in
+                let result = try destination.migrate(Destination.postCopy + key)
+                guard result.succeeded else { throw Failure("migrate: \(result)\n\(destination.log)") }
+                try destination.expectCopies(here: false, there: true)
+                try destination.checkItself()
+            }
+        }
+
+        @Test("a connection within TLS that is cut leaves exactly one running copy", arguments: [100, 20000, 3_000_000]) func encryptedCut(bytes: Int) throws {
+            let key = try Certificates.shared.get().key()
+            try run("memory-writer", tls: key) { run, destination in
+                let proxy = try destination.cuttingProxy("after \(bytes) bytes")
+                let result = try destination.migrate(to: "unix:\(proxy)", Destination.quick + key)
+                #expect(!result.succeeded, "\(result)")
+                try destination.expectCopies(here: true, there: false)
+                try destination.checkItself()
+            }
+        }
+
         @Test("whoever can't prove who he is is refused by both ends in words, the tree goes on, and the destination waits for another", arguments: [false, true])
         func strangers(byKey: Bool) throws {
             let certificates = try Certificates.shared.get(), good = certificates.options() + certificates.revokedOnes, key = certificates.key()
@@ -176,7 +197,6 @@ private final class Destination {
     private let run: Run
     private let namespace: Process
     private var proxy: Process?
-    private var socket: String { run.scratch + "/receive.sock" }
     /// Where it listens.
     private var place = ""
     var log: String { String.contents(of: run.scratch + "/receive.log") ?? "" }
@@ -233,7 +253,8 @@ private final class Destination {
             limit = int(moment.split()[1]) if moment.startswith("after") else None
             listener = socket.socket(socket.AF_UNIX); listener.bind(ours); listener.listen(8)
             def serve(a, first):
-                b = socket.socket(socket.AF_UNIX); b.connect(its)
+                b = socket.socket(socket.AF_UNIX if its.startswith("unix:") else socket.AF_INET)
+                b.connect(its[5:] if its.startswith("unix:") else (its.split(":")[0], int(its.split(":")[1])))
                 count = [0]
                 def copy(x, y):
                     try:
@@ -256,7 +277,7 @@ private final class Destination {
             """
         let process = Process()
         process.executableURL = URL(fileURLWithPath: "/usr/bin/env")
-        process.arguments = ["python3", "-c", script, path, socket, moment]
+        process.arguments = ["python3", "-c", script, path, place, moment]
         (process.standardInput, process.standardOutput, process.standardError) = (FileHandle.nullDevice, FileHandle.nullDevice, FileHandle.nullDevice)
         try process.run()
         proxy = process
