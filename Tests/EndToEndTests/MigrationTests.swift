@@ -246,7 +246,7 @@ private final class Destination {
         let path = run.scratch + "/proxy.sock"
         // Messages without fields are five bytes: length 1 and a kind.
         let script = """
-            import socket, sys, threading
+            import socket, sys, threading, time
             ours, its, moment = sys.argv[1:]
             kinds = {"in place of ready": b"\\x01\\0\\0\\0\\x0b", "in place of go": b"\\x01\\0\\0\\0\\x0c", "in place of running": b"\\x01\\0\\0\\0\\x0d"}
             behind = b"\\x01\\0\\0\\0\\x0d" if moment == "behind running" else None
@@ -256,10 +256,13 @@ private final class Destination {
                 b = socket.socket(socket.AF_UNIX if its.startswith("unix:") else socket.AF_INET)
                 b.connect(its[5:] if its.startswith("unix:") else (its.split(":")[0], int(its.split(":")[1])))
                 count = [0]
+                wanted = []  # from where memory is asked for it comes slowly: not all of it is there when the tree runs
                 def copy(x, y):
                     try:
                         while data := x.recv(65536):
                             count[0] += len(data)
+                            if x is b and data[4:5] == b"\\x10": wanted.append(1)
+                            if x is a and wanted: time.sleep(0.005)
                             if first and (data == kinds.get(moment) or limit is not None and count[0] > limit): break
                             if first and behind and data.startswith(behind):
                                 y.sendall(behind)
