@@ -38,9 +38,9 @@ package final class MemoryTracker {
         let ranges = mappings.map { $0.start..<$0.end }
         let anonymous = mappings.filter { $0.statusBits.contains(.anonymousPrivate) }.map { $0.start..<$0.end }
         switch means {
-        case .softDirty: return Self.common(try scan.unwrittenPages(in: 0x1000..<AddressSpace.end, by: .softDirty, anonymous: anonymous), ranges)
+        case .softDirty: return Self.common(try scan.unwrittenPages(by: .softDirty, anonymous: anonymous), ranges)
         case .writeProtection(let fault):
-            let unwritten = try scan.unwrittenPages(in: 0x1000..<AddressSpace.end, by: .writeProtection, anonymous: anonymous)
+            let unwritten = try scan.unwrittenPages(by: .writeProtection, anonymous: anonymous)
             // Pages that somebody else protects, for purposes of his own, say nothing to us: he does not share the registration.
             return Self.common(unwritten, register(ranges, fault))
         }

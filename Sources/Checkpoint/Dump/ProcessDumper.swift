@@ -189,13 +189,13 @@ final class ProcessDumper {
         }
         mm.aios = mm.vmas.filter { $0.statusBits.contains(.aioRing) }.compactMap { AioRing.dump($0, of: view) }
 
-        let scan = try PageScan(of: view)
-        let own = try scan.ownPages(in: 0x1000..<AddressSpace.end)
+        let scan = try PageScan(of: view, mappings, marks: incremental != nil)
+        let own = try scan.ownPages()
         let trackable = MemoryMap.trackable(mappings, scratch: graft.scratchRange)
         let unchanged = try incremental?.unchanged(of: id, startTime: process.startTime, in: trackable, scan, remote: try askReceiver()) ?? []
         let runs = PageRuns(own: own, in: mm.vmas, unchanged: unchanged, postponed: context.settings.postponesPages)
         postponed = runs.runs.filter { $0.flags == PageRuns.lazy }.map(\.range)
-        for range in try guardRanges(scan) {
+        for range in scan.guardRanges {
             var entry = VmaEntry()
             (entry.start, entry.end, entry.pgoff, entry.shmid, entry.prot, entry.flags, entry.fd) = (range.lowerBound, range.upperBound, 0, 0, 0, 0, -1)
             entry.status = MappingStatus.guardRange.rawValue
@@ -320,10 +320,6 @@ final class ProcessDumper {
         copier.blanks = source.blanks
         let total = runs.pages * 4096
         _ = try runs.copy(by: copier, to: target, gone: { throw CheckpointError("dump", .mapping($0, name: "", of: id), "this page can't be read") }) { progress($0, total) }
-    }
-
-    private func guardRanges(_ scan: PageScan) throws -> [Range<UInt64>] {
-        try scan.guardRanges(in: 0x1000..<AddressSpace.end)
     }
 
     private func auxiliaryVector() throws -> [UInt64] {

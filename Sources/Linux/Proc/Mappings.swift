@@ -8,6 +8,10 @@ public struct Mapping: Equatable, Sendable {
     public var flags: VMFlags = []
     public var kernelPageSize: UInt64 = 4096
     public var length: UInt64 { end - start }
+    /// Private memory without a file, and none of the kernel's own.
+    public var isPlain: Bool {
+        inode == 0 && !shared && (name.isEmpty || name == "[heap]" || name == "[stack]" || name.hasPrefix("[anon:")) && flags.isDisjoint(with: [.io, .pureFrameNumbers])
+    }
     public var protection: Int32 { (readable ? 1 : 0) | (writable ? 2 : 0) | (executable ? 4 : 0) }
 }
 
