@@ -52,15 +52,24 @@ extension EndToEnd {
 
         @Test("a connection that is cut when memory has still to follow leaves the tree standing here, whole", arguments: ["behind running", "in place of running"])
         func cutPostCopy(moment: String) throws {
-            try run("memory-writer", ["4608"]) { run, destination in
-                let proxy = try destination.cuttingProxy(moment)
-                let result = try destination.migrate(to: "unix:\(proxy)", Destination.postCopy + ["--max-rounds", "1"])
-                #expect(!result.succeeded && result.output.contains("it was ended there, and stands still here"), "\(result)\n\(destination.log)")
-                try destination.expectCopies(here: true, there: false, standing: true)
-                for task in run.tasks() { kill(task.pid, SIGCONT) }
-                try destination.expectCopies(here: true, there: false)
-                try destination.checkItself()
+            // All of it may have followed before the cut: then the tree runs there, and another trial is needed.
+            var wasWhole = true
+            for _ in 0..<6 where wasWhole {
+                wasWhole = false
+                try run("memory-writer", ["4608"]) { run, destination in
+                    let proxy = try destination.cuttingProxy(moment)
+                    let result = try destination.migrate(to: "unix:\(proxy)", Destination.postCopy + ["--max-rounds", "1"])
+                    wasWhole = result.output.contains("the destination says: whole")
+                    #expect(result.succeeded == wasWhole && (wasWhole || result.output.contains("it was ended there, and stands still here")), "\(result)\n\(destination.log)")
+                    if !wasWhole {
+                        try destination.expectCopies(here: true, there: false, standing: true)
+                        for task in run.tasks() { kill(task.pid, SIGCONT) }
+                    }
+                    try destination.expectCopies(here: !wasWhole, there: wasWhole)
+                    try destination.checkItself()
+                }
             }
+            #expect(!wasWhole, "no cut came in time")
         }
 
         @Test("through ssh, whose place a script takes") func ssh() throws {
