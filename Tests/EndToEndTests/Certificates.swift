@@ -4,10 +4,11 @@ import Foundation
 /// `revoked`, which the list says; `stranger`, of the second authority.
 final class Certificates: Sendable {
     static let shared = Result { try Certificates() }
-    private let folder = NSTemporaryDirectory() + "stasis-certificates-\(UUID().uuidString)"
+    private static let folder = NSTemporaryDirectory() + "stasis-certificates-\(UUID().uuidString)"
 
     private init() throws {
-        try FileManager.default.createDirectory(atPath: folder, withIntermediateDirectories: true)
+        try FileManager.default.createDirectory(atPath: Self.folder, withIntermediateDirectories: true)
+        atexit { try? FileManager.default.removeItem(atPath: Certificates.folder) }
         let result = try Command("/bin/bash", ["-euc", #"""
             new="-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes"
             authority() {
@@ -29,11 +30,11 @@ final class Certificates: Sendable {
             openssl ca -config ca.cnf -revoke revoked.pem
             openssl ca -config ca.cnf -gencrl -out revoked.crl
             (umask 077; for key in key otherkey; do head -c 32 /dev/urandom >$key; done)
-            """#], in: folder).run(within: 60)
+            """#], in: Self.folder).run(within: 60)
         guard result.succeeded else { throw Failure("openssl: \(result)") }
     }
 
-    func file(_ name: String) -> String { folder + "/" + name }
+    func file(_ name: String) -> String { Self.folder + "/" + name }
     /// --tls and its companions for one end.
     func options(_ name: String = "here", trusting authority: String = "ca") -> [String] {
         ["--tls", "--tls-cert", file("\(name).pem"), "--tls-key", file("\(name).key"), "--tls-cacert", file("\(authority).pem")]
