@@ -90,12 +90,12 @@ public final class FileDescriptor: Sendable {
         return bytes
     }
 
-    /// One read(2) into `bytes`, from place `start` in them to their end. Answers how many came.
-    public func read(into bytes: inout [UInt8], from start: Int) throws(SyscallError) -> Int {
+    /// One read(2) into `bytes`, from place `start` in them to their end, of at most `most`. Answers how many came.
+    public func read(into bytes: inout [UInt8], from start: Int, atMost most: Int = .max) throws(SyscallError) -> Int {
         precondition(start < bytes.count)
         let number = self.number
         return try Syscall.check("read", .fd(number)) {
-            unsafe bytes.withUnsafeMutableBytes { unsafe Syscall.raw(SYS_read, Int(number), Int(bitPattern: $0.baseAddress! + start), $0.count - start) }
+            unsafe bytes.withUnsafeMutableBytes { unsafe Syscall.raw(SYS_read, Int(number), Int(bitPattern: $0.baseAddress! + start), min($0.count - start, most)) }
         }
     }
 

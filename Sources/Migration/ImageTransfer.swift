@@ -1,5 +1,4 @@
 import Glibc
-import Images
 import Kinds
 package import Linux
 import Pages
@@ -37,10 +36,10 @@ package enum ImageTransfer {
         return total
     }
 
-    /// Takes the image that `message` announces. A name that is none of an image, or is there already, is refused.
+    /// Takes the image that `message` announces, of ours or of a plugin. A name that is none of an image, or is there already, is refused.
     package static func receive(_ message: ControlMessage, into directory: FileDescriptor, over connection: ControlConnection) throws {
         let name = message.text(0)
-        guard ImageKind.named(name) != nil, name.hasSuffix(".img"), !name.contains("/"), let size = Int(message.text(1)), size >= 0 else {
+        guard name.hasSuffix(".img"), !name.hasPrefix("."), !name.contains("/"), let size = Int(message.text(1)), size >= 0 else {
             throw CheckpointError("take", .object("a file from the source"), "\"\(name)\" of \(message.text(1)) bytes is no image")
         }
         let file = try CheckpointError.about("write", .image(name)) {

@@ -15,6 +15,7 @@ public final class IncomingMigration {
     private let listener: MigrationListener?
     private let log: Log
     private let hook: (_ point: String, _ root: ThreadID?, _ images: FileDescriptor) throws -> Void
+    private let plugins: (_ images: FileDescriptor) throws -> PluginSet
     private let progress: (_ phase: String, _ done: UInt64, _ total: UInt64) -> Void
     private var settings: RestoreSettings
     private let movesAddresses: Bool
@@ -45,9 +46,11 @@ public final class IncomingMigration {
     package init(
         images directory: FileDescriptor?, listener: MigrationListener?, settings: RestoreSettings, movesAddresses: Bool = false, log: Log,
         hook: @escaping (_ point: String, _ root: ThreadID?, _ images: FileDescriptor) throws -> Void = { _, _, _ in },
+        plugins: @escaping (_ images: FileDescriptor) throws -> PluginSet = { _ in PluginSet() },
         progress: @escaping (_ phase: String, _ done: UInt64, _ total: UInt64) -> Void = { _, _, _ in }
     ) throws {
-        (self.listener, self.settings, self.movesAddresses, self.log, self.hook, self.progress) = (listener, settings, movesAddresses, log, hook, progress)
+        (self.listener, self.settings, self.movesAddresses, self.log) = (listener, settings, movesAddresses, log)
+        (self.hook, self.plugins, self.progress) = (hook, plugins, progress)
         store = try directory.map { ImageStore(in: $0) } ?? ImageStore()
     }
 
@@ -116,7 +119,7 @@ public final class IncomingMigration {
                 mayFollow = message.texts.contains(Terms.postCopy)
             case .file: try ImageTransfer.receive(message, into: images, over: connection)
             case .check:
-                try connection.send(check(images).message)
+                try connection.send(try check(images).message)
                 isChecked = true
             case .round:
                 images = try takeRound(message, connection)
@@ -129,18 +132,19 @@ public final class IncomingMigration {
     }
 
     /// - Parameter images: also the work directory.
-    private func restoreRequest(_ images: FileDescriptor) -> Restore.Request {
+    private func restoreRequest(_ images: FileDescriptor) throws -> Restore.Request {
         var request = Restore.Request(images: images, work: images, log: log)
         request.settings = settings
         // What came over the connection lay in memory of ours since.
         request.settings.verifies = false
+        request.plugins = try plugins(images)
         request.progress = progress
         request.hook = { [hook] in try hook($0, $1, images) }
         return request
     }
 
-    private func check(_ images: FileDescriptor) -> CheckReport {
-        var request = restoreRequest(images)
+    private func check(_ images: FileDescriptor) throws -> CheckReport {
+        var request = try restoreRequest(images)
         request.settings.processor = request.settings.processor ?? [.fpu, .ins]
         var report = RestoreCheck.run(request)
         if movesAddresses {
@@ -176,7 +180,7 @@ public final class IncomingMigration {
     /// - Parameter followed: whether the source still has pages, which are asked for.
     private func restore(_ images: FileDescriptor, followed: Bool, _ connection: ControlConnection) throws -> Received {
         let lock = try holdConnections(images)
-        var request = restoreRequest(images)
+        var request = try restoreRequest(images)
         let decision = try Decision(ready: id), line = SharedLine(connection)
         let later = try LaterMemory(images, rounds: rounds, from: followed ? line : nil, log)
         request.settings.postponesPages = later != nil

@@ -2,7 +2,7 @@ import Checkpoint
 import Glibc
 import ImageMessages
 import Images
-import Kinds
+package import Kinds
 package import Linux
 import Pages
 import TCPRepair
@@ -17,6 +17,7 @@ public final class OutgoingMigration {
     private let report: (MigrationEvent) -> Void
     private let log: Log
     private let hook: (_ point: String, _ images: FileDescriptor) throws -> Void
+    private let plugins: (_ images: FileDescriptor) throws -> PluginSet
     private let progress: (_ phase: String, _ done: UInt64, _ total: UInt64) -> Void
     private let id = RunID.make()
     private let store: ImageStore
@@ -34,9 +35,11 @@ public final class OutgoingMigration {
     package init(
         of root: ThreadID, over transport: any MigrationTransport, _ settings: MigrationSettings, log: Log,
         hook: @escaping (_ point: String, _ images: FileDescriptor) throws -> Void = { _, _ in },
+        plugins: @escaping (_ images: FileDescriptor) throws -> PluginSet = { _ in PluginSet() },
         progress: @escaping (_ phase: String, _ done: UInt64, _ total: UInt64) -> Void = { _, _, _ in }, report: @escaping (MigrationEvent) -> Void
     ) throws {
-        (self.root, self.transport, self.settings, self.log, self.hook, self.progress, self.report) = (root, transport, settings, log, hook, progress, report)
+        (self.root, self.transport, self.settings, self.log) = (root, transport, settings, log)
+        (self.hook, self.plugins, self.progress, self.report) = (hook, plugins, progress, report)
         store = try ImageStore()
         trackers = TrackerHolder(root: root, log)
     }
@@ -76,6 +79,7 @@ public final class OutgoingMigration {
         request.settings = settings.dump
         request.settings.previousImages = before.map { "../\($0)" }
         request.trackers = trackers
+        request.plugins = try plugins(images)
         request.progress = progress
         request.hook = { [hook] in try hook($0, images) }
         return request

@@ -95,10 +95,10 @@ extension OptionTable {
         OptionRow("insecure", [.migrate, .receive], .own, "permit plain TCP: the memory goes readable over the network, and whoever connects can start processes as us") {
             $0.isInsecure = $1.isOn
         },
-        OptionRow("plugin-timeout", taking: .required("SECONDS"), [.dump, .preDump, .restore, .explain], .own, "time limit for each step of a plugin, which is killed after it (default: 300)") {
+        OptionRow("plugin-timeout", taking: .required("SECONDS"), [.dump, .preDump, .restore, .explain, .migrate, .receive], .own, "time limit for each step of a plugin, which is killed after it (default: 300)") {
             (options, value) throws(OptionError) in options.pluginTimeout = try value.number(in: 1...86400)
         },
-        OptionRow("gpu-device-map", taking: .required("OLD=NEW,..."), .restore, .own, "UUIDs of the dump's NVIDIA GPUs, and of those that take their place") {
+        OptionRow("gpu-device-map", taking: .required("OLD=NEW,..."), [.restore, .receive], .own, "UUIDs of the dump's NVIDIA GPUs, and of those that take their place") {
             $0.gpuDeviceMap = $1.text
         },
         OptionRow("man", .help, .own, "print the manual page (roff)") { $0.manualPage = $1.isOn },

@@ -18,6 +18,7 @@ enum MigrateCommand {
             let migration = try OutgoingMigration(
                 of: ThreadID(tree), over: credentials.map { SecuredPlace(place, $0) } ?? place, MigrationSettings(options), log: session.log,
                 hook: { try ActionScripts(options.actionScripts, images: $1, log: session.log).run(HookPoint(rawValue: $0)!, root: ThreadID(tree)) },
+                plugins: { try Session.plugins(options, images: $0, session.log) },
                 progress: { session.progress.update(phase: $0, done: $1, total: $2, unit: $0.hasPrefix("memory") ? .bytes : .tasks) },
                 report: { watcher.see($0) })
             do {

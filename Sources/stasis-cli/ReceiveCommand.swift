@@ -44,6 +44,7 @@ enum ReceiveCommand {
                 if point == HookPoint.postRestore.rawValue, let root { try pidFile?.write(root) }
                 try ActionScripts(options.actionScripts, images: images, log: session.log).run(HookPoint(rawValue: point)!, root: root)
             },
+            plugins: { try session.plugins(restoring: $0) },
             progress: { session.progress.update(phase: $0, done: $1, total: $2, unit: $0.hasPrefix("memory") ? .bytes : .tasks) })
     }
 

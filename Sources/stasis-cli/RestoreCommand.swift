@@ -56,8 +56,7 @@ enum RestoreCommand {
     private static func request(_ session: Session) throws -> Restore.Request {
         var request = Restore.Request(images: session.images, work: session.work, log: session.log)
         request.settings = RestoreSettings(session.options)
-        // Images that can't be read are the restore's to refuse.
-        request.plugins = try session.plugins(needed: (try? ImageDirectory(session.images).inventory().neededPlugins) ?? .any)
+        request.plugins = try session.plugins(restoring: session.images)
         request.progress = { session.progress.update(phase: $0, done: $1, total: $2, unit: $0.hasPrefix("memory") ? .bytes : .tasks) }
         return request
     }

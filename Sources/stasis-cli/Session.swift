@@ -79,7 +79,11 @@ struct Session {
 
     /// Our own plugins and those of --libdir.
     /// - Parameter needed: those that a restore's images name; nil for a dump.
-    func plugins(needed: NeededPlugins? = nil) throws -> PluginSet { try Self.plugins(options, images: images, log, needed: needed) }
+    func plugins() throws -> PluginSet { try Self.plugins(options, images: images, log) }
+    /// For a restore from `images`. Images that can't be read are the restore's to refuse.
+    func plugins(restoring images: FileDescriptor) throws -> PluginSet {
+        try Self.plugins(options, images: images, log, needed: (try? ImageDirectory(images).inventory().neededPlugins) ?? .any)
+    }
     static func plugins(_ options: Options, images: FileDescriptor, _ log: Log, needed: NeededPlugins? = nil) throws -> PluginSet {
         var gpu = CUDAPlugin.Settings()
         (gpu.deviceMap, gpu.patience) = (options.gpuDeviceMap, options.pluginTimeout)

@@ -257,14 +257,16 @@ private final class Destination {
         let script = """
             import socket, sys, threading, time
             ours, its, moment = sys.argv[1:]
-            kinds = {"in place of ready": b"\\x01\\0\\0\\0\\x0b", "in place of go": b"\\x01\\0\\0\\0\\x0c", "in place of running": b"\\x01\\0\\0\\0\\x0d"}
-            behind = b"\\x01\\0\\0\\0\\x0d" if moment == "behind running" else None
+            ready, go, running = b"\\x01\\0\\0\\0\\x0b", b"\\x01\\0\\0\\0\\x0c", b"\\x01\\0\\0\\0\\x0d"
+            kinds = {"in place of ready": ready, "in place of go": go}
+            told = {"in place of running": b"", "behind running": running}.get(moment)
             limit = int(moment.split()[1]) if moment.startswith("after") else None
             listener = socket.socket(socket.AF_UNIX); listener.bind(ours); listener.listen(8)
             def serve(a, first):
                 b = socket.socket(socket.AF_UNIX if its.startswith("unix:") else socket.AF_INET)
                 b.connect(its[5:] if its.startswith("unix:") else (its.split(":")[0], int(its.split(":")[1])))
                 count = [0]
+                standing = []  # from where the tree is restored there; what it says then may come together with what it asks
                 wanted = []  # from where memory is asked for it comes slowly: not all of it is there when the tree runs
                 def copy(x, y):
                     try:
@@ -273,8 +275,9 @@ private final class Destination {
                             if x is b and data[4:5] == b"\\x10": wanted.append(1)
                             if x is a and wanted: time.sleep(0.005)
                             if first and (data == kinds.get(moment) or limit is not None and count[0] > limit): break
-                            if first and behind and data.startswith(behind):
-                                y.sendall(behind)
+                            if x is b and ready in data: standing.append(1)
+                            if first and told is not None and standing and x is b and running in data:
+                                y.sendall(data[:data.find(running)] + told)
                                 break
                             y.sendall(data)
                     except OSError: pass

@@ -67,6 +67,25 @@ import Testing
             """, "\(result)")
     }
 
+    @Test("a migration calls them at both ends") func migration() throws {
+        let result = try shell(Self.program, """
+            printf '%04096dother' 0 > mapped; export TEST_PLUGIN_CLAIM="file unix vma update"
+            TEST_PLUGIN_LOG=$PWD/there unshare -pf --mount-proc --kill-child bash -c "$S receive --listen unix:$PWD/sock -L $PWD/lib; sleep 100" < /dev/null & R=$!; disown $R
+            for i in $(seq 300); do [ -S sock ] && break; sleep 0.02; done
+            $S migrate $P --to unix:$PWD/sock -L $PWD/lib < /dev/null || echo MIGRATE-FAILED
+            gone; echo "here: $(cut -d' ' -f1 calls | sort -u | xargs)"; echo "there: $(cut -d' ' -f1 there | sort -u | xargs)"
+            touch go; for i in $(seq 300); do [ -s said -a -s heard ] && break; sleep 0.01; done
+            cat said; echo; cat heard; echo; kill -9 $R
+            """)
+        #expect(result.output == """
+            here: checkpoint dump_file dump_late dump_unix exit handle_vma init pause
+            there: exit forked init restore_file restore_init restore_unix resume update_vma
+            b'other'restored by a plugin
+            hello
+
+            """, "\(result)")
+    }
+
     @Test("explain names what a plugin may save, and calls none of its hooks") func explained() throws {
         let result = try shell(Self.program, """
             $S explain -t $P -L $PWD/lib > told; echo "exit $?, hooks: $(cat calls 2>/dev/null)"

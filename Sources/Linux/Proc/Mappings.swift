@@ -46,9 +46,10 @@ extension Mapping {
         let file = try FileDescriptor.open(path, O_RDONLY)
         var found = [Mapping]()
         // smaps has 800 bytes a mapping: it is read as it is parsed. What is left of a line waits at the front for its end.
+        // By half a page: the kernel shows mappings into a page, and one that no longer fits it shows, and walks, again (fs/seq_file.c).
         var buffer = [UInt8](repeating: 0, count: 1 << 16), filled = 0
         while true {
-            let got = try file.read(into: &buffer, from: filled)
+            let got = try file.read(into: &buffer, from: filled, atMost: withFlags ? 2048 : .max)
             filled += got
             let end = got == 0 ? filled : (buffer[..<filled].lastIndex(of: UInt8(ascii: "\n")) ?? -1) + 1
             parse(buffer, upTo: end, &found)
