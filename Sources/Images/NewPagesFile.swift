@@ -24,6 +24,7 @@ public final class NewPagesFile {
     /// The region that is being filled.
     private var region: PageBuffer?
     private var nextRegion = 0
+    private let copies = Copies()
     /// Bytes of pages that `append` was given.
     private var appended: UInt64 = 0
     /// Up to where somebody makes the checksums.
@@ -82,9 +83,9 @@ public final class NewPagesFile {
         appended += UInt64(content.count)
         guard let regions else {
             let place = appended - UInt64(content.count)
+            if goesDirectly { return writeBehind(content, at: place) }
             do throws(SyscallError) { try content.write(to: file, at: place) } catch { throw ImageError(name, "it can't be written", error) }
-            if goesDirectly { sums.put(content.checksums, at: place) } else { grew(to: appended) }
-            return
+            return grew(to: appended)
         }
         var done = 0
         while done < content.count {
@@ -92,6 +93,16 @@ public final class NewPagesFile {
             region = filling
             done += filling.append(content, done..<content.count)
             if filling.isFull { store() }
+        }
+    }
+
+    /// While the caller reads the next: a disk that is written past the page cache lets nobody wait for it but its writer.
+    private func writeBehind(_ content: PageBuffer, at place: UInt64) {
+        let copy = copies.take(content)
+        workers.run(limit: 2) { [sums, file, name, copies] in
+            sums.put(copy.checksums, at: place)
+            do throws(SyscallError) { try copy.write(to: file, at: place) } catch { throw ImageError(name, "it can't be written", error) }
+            copies.give(back: copy)
         }
     }
 
@@ -147,6 +158,18 @@ private final class PageSums: Sendable {
         guard UInt64(sums.count) * 4096 == UInt64(range.count) else { throw ImageError(name, "it is shorter than what was written to it") }
         put(sums, at: range.lowerBound)
     }
+}
+
+/// Buffers that are used again and again: memory that is new costs as much as what is written to it.
+private final class Copies: Sendable {
+    private let free = Mutex([PageBuffer]())
+    func take(_ content: PageBuffer) -> PageBuffer {
+        let copy = free.withLock { $0.popLast() } ?? PageBuffer(content.count + content.room)
+        copy.clear(0)
+        _ = copy.append(content, 0..<content.count)
+        return copy
+    }
+    func give(back copy: PageBuffer) { free.withLock { $0.append(copy) } }
 }
 
 /// Compresses regions and puts them into the file as they come.

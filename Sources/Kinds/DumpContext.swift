@@ -46,6 +46,8 @@ package final class DumpContext {
     package var hook: (_ point: String) throws -> Void = { _ in }
     /// For a dump that ends the tree: what runs after the commit and the last hook, just before the tasks are killed; and when they are dead.
     package var beforeKill: [() throws -> Void] = [], afterKill: [() -> Void] = []
+    /// What runs before a tree whose images are whole is left stopped: nobody knows whether it will run on or be killed.
+    package var beforeStop: [() throws -> Void] = []
     /// What is left to do when every process has been saved, before the commit.
     package var late: [() throws -> Void] = []
     /// What is done when the tree runs again, before the commit (--snapshot).
@@ -69,7 +71,7 @@ package final class DumpContext {
 
     /// The dump is over: what was to be done holds this context, and with it the tree's open files.
     package func forgetSteps() {
-        (undo, beforeKill, afterKill, late, background, endCopies) = ([], [], [], [], [], [])
+        (undo, beforeKill, afterKill, beforeStop, late, background, endCopies) = ([], [], [], [], [], [], [])
         saveFile = nil
     }
 

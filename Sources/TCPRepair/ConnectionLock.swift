@@ -40,9 +40,9 @@ public final class ConnectionLock {
     /// Makes a lock of the same connections that stays when this one is lifted.
     /// - Parameters:
     ///   - name: by which `ConnectionLock.lift(_:)` finds it.
-    ///   - owner: a task whose end the lock is for: as long as it lives (`liftStale`), the lock is a left-over.
-    public func leave(as name: String, unlessAlive owner: ThreadID) throws(SyscallError) {
-        try netfilter.commit(Self.messages(connections, table: name, owned: false, note: Note(owner)?.bytes ?? []))
+    ///   - owner: a task whose end the lock is for: as long as it lives (`liftStale`), the lock is a left-over. nil: it is none.
+    public func leave(as name: String, unlessAlive owner: ThreadID?) throws(SyscallError) {
+        try netfilter.commit(Self.messages(connections, table: name, owned: false, note: owner.flatMap { Note($0)?.bytes } ?? []))
     }
 
     /// Lifts a lock that was left. False when there is none of that name.

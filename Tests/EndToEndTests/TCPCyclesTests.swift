@@ -10,6 +10,13 @@ extension EndToEnd {
             #expect(result.succeeded, "\(result)")
         }
 
+        @Test("a server that is left stopped is killed, which its client does not hear of, and restored; or runs on")
+        func leftStopped() throws {
+            let script = #filePath.parentFolder.parentFolder + "/tcp-cycles"
+            let result = try Command(script, ["3"], in: "/", environment: ["STASIS_BINARY": Binaries.stasis, "WORKLOAD_BINARY": Binaries.workload, "LEAVE_STOPPED": "yes"]).run(within: 120)
+            #expect(result.succeeded, "\(result)")
+        }
+
         @Test("connections in LAST-ACK, CLOSING and SYN-RECV are dumped, restored, and come to their end")
         func corners() throws {
             let script = #filePath.parentFolder.parentFolder + "/tcp-corners"

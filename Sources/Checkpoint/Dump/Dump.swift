@@ -101,6 +101,11 @@ package enum Dump {
                 try tree.kill()
                 for step in context.afterKill { step() }
                 request.plugins.end(.done(treeRuns: false))
+            case .leaveStopped where request.settings.ending == .leaveStopped:
+                try Foreground.holding {
+                    for step in context.beforeStop { try step() }
+                    letRun(tree, context, request, stopped: true)
+                }
             case .leaveStopped, .leaveRunning:
                 if !request.settings.snapshots { letRun(tree, context, request, stopped: ending == .leaveStopped) }
             }
@@ -248,7 +253,7 @@ package enum Dump {
         if !context.settings.cgroups.ignored { entry.rootCgSet = 1 }
         entry.lsmtype = .noLsm
         // 1 nftables, 2 skip: whether a lock is left for the restore, which is one of the last steps.
-        entry.networkLockMethod = context.settings.locksNetwork && !context.beforeKill.isEmpty ? 1 : 2
+        entry.networkLockMethod = context.settings.locksNetwork && !(context.beforeKill.isEmpty && context.beforeStop.isEmpty) ? 1 : 2
         entry.pluginsEntry.plugins = context.plugins.used
         entry.dumpCriuRunID = incremental.run
         if incremental.tracks { entry.dumpUptime = Clock.boottime() / 1000 }

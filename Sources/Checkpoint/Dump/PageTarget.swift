@@ -59,8 +59,8 @@ extension PageRuns {
 }
 
 extension PageBuffer {
-    /// A disk is given much at once: past the page cache nothing is written while the next is read.
-    static func forCopies(_ settings: DumpSettings) -> PageBuffer { settings.directIO ? PageBuffer(16 << 20) : PageBuffer() }
+    /// A disk that is written past the page cache is given much at once.
+    static func forCopies(_ settings: DumpSettings) -> PageBuffer { settings.directIO ? PageBuffer(8 << 20) : PageBuffer() }
 }
 
 /// Entries of a pagemap, adjacent ones of the same kind joined.

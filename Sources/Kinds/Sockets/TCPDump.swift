@@ -8,7 +8,7 @@ import TCPRepair
 /// 1. lock: from here to the restore nothing reaches them, and nothing that they send reaches anybody;
 /// 2. their entries in files.img (repair mode would change what some options say);
 /// 3. all into repair mode, queues and numbers into tcp-stream images, all out of it: milliseconds, watched by a guard (`PausedSockets`);
-/// 4. when the tree runs on, the lock is lifted; when it is to be killed, another lock is left for the restore, and the sockets, of which
+/// 4. when the tree runs on, the lock is lifted; when it is left stopped, one stays until a restore or `network-unlock`; when it is to be killed, another lock is left for the restore, and the sockets, of which
 ///    we hold the last descriptors, are closed in repair mode, which tells the peers nothing.
 package final class TCPDump: DumpState {
     private var files: [OpenFile] = []
@@ -49,7 +49,11 @@ package final class TCPDump: DumpState {
             (file.type, file.id, file.isk) = (.inetsk, entry.id, entry)
             try context.add(file)
         }
-        if context.settings.ending == .kill && context.purpose == .dump { if keeps { endQuietly(context) } } else { release(context) }
+        switch context.purpose == .dump ? context.settings.ending : .leaveRunning {
+        case .kill: if keeps { endQuietly(context) }
+        case .leaveStopped: if keeps { leaveLocked(context) }
+        case .leaveRunning: release(context)
+        }
     }
 
     private func save(_ file: OpenFile, _ entry: inout InetSkEntry, _ context: DumpContext) throws {
@@ -82,6 +86,15 @@ package final class TCPDump: DumpState {
         lock = nil
         held.lift()
         try? context.hook("network-unlock")
+    }
+
+    /// Whoever left the tree stopped will kill it when it runs elsewhere, and the peers are not to hear of that; or let it run on.
+    private func leaveLocked(_ context: DumpContext) {
+        if lock == nil { return }
+        context.beforeStop.append { [unowned context] in
+            try CheckpointError.about("lock", .object("the network")) { try self.lock?.leave(as: NetworkLockName.of(context.runID), unlessAlive: nil) }
+            context.log.warn("the tree's TCP connections stay locked until it is restored; where it is to run on: stasis network-unlock -D DIR")
+        }
     }
 
     /// The dump ends with the tree's death: the peers are not to hear of it.
