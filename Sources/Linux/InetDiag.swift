@@ -19,6 +19,8 @@ public struct InetSocketInfo: Equatable, Sendable {
     /// 1 no more reading, 2 no more writing.
     public var shutdown: UInt8 = 0
     public var v6only: Bool?
+    /// By which the kernel knows it again.
+    public var cookie: UInt64 = 0
 }
 
 extension SocketDiag {
@@ -38,6 +40,22 @@ extension SocketDiag {
         return found
     }
 
+    /// Ends what is left of a TCP connection that no descriptor refers to any more: it waits for its peer's answer (SOCK_DESTROY, Linux 4.9).
+    /// - Returns: whether there was one.
+    public static func destroyOrphan(from local: InetAddress, to peer: InetAddress) throws(SyscallError) -> Bool {
+        guard let orphan = try inetSockets(family: local.family, protocol: 6).first(where: { $0.inode == 0 && $0.local == local && $0.peer == peer }) else { return false }
+        func port(_ address: InetAddress) -> [UInt8] { [UInt8(address.port >> 8), UInt8(truncatingIfNeeded: address.port)] }
+        func place(_ address: InetAddress) -> [UInt8] { address.bytes + [UInt8](repeating: 0, count: 16 - address.bytes.count) }
+        let id = port(local) + port(peer) + place(local) + place(peer) + little32(orphan.interface) + little64(orphan.cookie)
+        let request = [UInt8(local.family), 6, 0, 0] + little32(UInt32.max) + id
+        let netlink = try FileDescriptor.socket(16 /* AF_NETLINK */, 3 /* SOCK_RAW */, 4)
+        try netlink.send(little32(UInt32(16 + request.count)) + little32(21 | 5 << 16) /* SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK */ + little32(1) + little32(0) + request)
+        guard let answer = try netlink.receive(room: 4096, flags: 0), answer.bytes.count >= 20 else { return false }
+        let code = Int32(bitPattern: answer.bytes.word(UInt32.self, at: 16))
+        if code < 0 { throw SyscallError("SOCK_DESTROY", nil, -code) }
+        return true
+    }
+
     /// struct inet_diag_msg (72 bytes: family, state, timer, retransmissions, sockid, expires, queues, uid, inode) and its attributes.
     /// Nil when it is cut short.
     static func parseInet(_ message: ArraySlice<UInt8>) -> InetSocketInfo? {
@@ -51,6 +69,7 @@ extension SocketDiag {
             peer: InetAddress(family: family, bytes: Array(bytes[24..<(24 + length)]), port: port(6)))
         info.state = bytes[1]
         info.interface = bytes.word(UInt32.self, at: 40)
+        info.cookie = bytes.word(UInt64.self, at: 44)
         (info.readQueue, info.writeQueue, info.uid, info.inode) = (bytes.word(UInt32.self, at: 56), bytes.word(UInt32.self, at: 60), bytes.word(UInt32.self, at: 64), bytes.word(UInt32.self, at: 68))
         var at = 72
         while at + 4 <= bytes.count {

@@ -5,10 +5,7 @@ extension EndToEnd {
     /// restore --background-load: the program runs while its memory arrives.
     @Suite("restores with memory behind", .serialized) struct BackgroundLoad {
         private func run(_ workload: String, _ arguments: [String] = [], _ body: @escaping (Run) throws -> Void) throws {
-            let run = try Run(workload)
-            run.reporting(again: "Tests/run-workload \(workload) background-load", as: "\(workload)-background-load") { run in
-                try run.start(["--detached", workload] + arguments)
-                try run.awaitReady()
+            try Run.live(workload, arguments, again: "Tests/run-workload \(workload) background-load", as: "\(workload)-background-load") { run in
                 try body(run)
             }
         }

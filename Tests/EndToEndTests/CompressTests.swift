@@ -5,10 +5,7 @@ extension EndToEnd {
     /// dump --compress: everything reads such images without being told.
     @Suite("compressed images", .serialized) struct Compress {
         private func run(_ workload: String, _ body: @escaping (Run) throws -> Void) throws {
-            let run = try Run(workload)
-            run.reporting(again: "swift test --filter EndToEnd.Compress", as: "\(workload)-compress") { run in
-                try run.start(["--detached", workload])
-                try run.awaitReady()
+            try Run.live(workload, again: "swift test --filter EndToEnd.Compress", as: "\(workload)-compress") { run in
                 try body(run)
             }
         }

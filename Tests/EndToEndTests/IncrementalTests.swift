@@ -5,10 +5,7 @@ extension EndToEnd {
     /// Dumps that build on one another, of programs that change their memory all the time.
     @Suite("incremental dumps", .serialized) struct Incremental {
         private func run(_ workload: String, _ mode: String, _ body: @escaping (Run) throws -> Void) throws {
-            let run = try Run(workload)
-            run.reporting(again: "Tests/run-workload \(workload) \(mode)", as: "\(workload)-\(mode)") { run in
-                try run.start(["--detached", workload])
-                try run.awaitReady()
+            try Run.live(workload, again: "Tests/run-workload \(workload) \(mode)", as: "\(workload)-\(mode)") { run in
                 try body(run)
                 try run.checkItself()
             }

@@ -5,10 +5,7 @@ extension EndToEnd {
     /// Pages that go to, and come from, another process.
     @Suite("page server and lazy pages", .serialized) struct PagesElsewhere {
         private func run(_ workload: String, _ body: @escaping (Run) throws -> Void) throws {
-            let run = try Run(workload)
-            run.reporting(again: "swift test --filter PagesElsewhere", as: "\(workload)-elsewhere") { run in
-                try run.start(["--detached", workload])
-                try run.awaitReady()
+            try Run.live(workload, again: "swift test --filter PagesElsewhere", as: "\(workload)-elsewhere") { run in
                 try body(run)
                 try run.checkItself()
             }

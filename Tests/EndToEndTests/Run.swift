@@ -114,6 +114,15 @@ final class Run {
         }
     }
 
+    /// Starts a workload, detached, and runs `body` when it is ready (`reporting`).
+    static func live(_ workload: String, _ arguments: [String] = [], again: String, as label: String, _ body: (Run) throws -> Void) throws {
+        try Run(workload).reporting(again: again, as: label) { run in
+            try run.start(["--detached", workload] + arguments)
+            try run.awaitReady()
+            try body(run)
+        }
+    }
+
     /// Runs `body`; on failure keeps everything and says where, with the log's end and the command that repeats it.
     /// - Parameter last: false prints the failure instead of recording it, for a run that is going to be repeated.
     func reporting(again: String, as label: String, last: Bool = true, _ body: (Run) throws -> Void) {

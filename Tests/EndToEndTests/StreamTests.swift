@@ -5,10 +5,7 @@ extension EndToEnd {
     /// --stream, against a streamer of a few lines that speaks criu-image-streamer's protocol and keeps the images in a folder.
     @Suite("images through a streamer", .serialized) struct Streams {
         private func run(_ workload: String, _ body: @escaping (Run) throws -> Void) throws {
-            let run = try Run(workload)
-            run.reporting(again: "swift test --filter EndToEnd.Streams", as: "\(workload)-streamed") { run in
-                try run.start(["--detached", workload])
-                try run.awaitReady()
+            try Run.live(workload, again: "swift test --filter EndToEnd.Streams", as: "\(workload)-streamed") { run in
                 try body(run)
                 try run.checkItself()
             }

@@ -5,10 +5,7 @@ extension EndToEnd {
     /// Images that changed since their dump.
     @Suite("checksums", .serialized) struct Verify {
         private func run(_ workload: String, _ body: @escaping (Run) throws -> Void) throws {
-            let run = try Run(workload)
-            run.reporting(again: "swift test --filter EndToEnd.Verify", as: "\(workload)-verify") { run in
-                try run.start(["--detached", workload])
-                try run.awaitReady()
+            try Run.live(workload, again: "swift test --filter EndToEnd.Verify", as: "\(workload)-verify") { run in
                 try body(run)
             }
         }

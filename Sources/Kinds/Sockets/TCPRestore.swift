@@ -56,9 +56,18 @@ package final class TCPRestore: DumpState {
     private func makeConnection(_ entry: InetSkEntry, _ context: RestoreContext) throws {
         let image = try context.images.tcpStream(inode: entry.ino)
         let connection = try TCPConnection(entry, image, context)
-        let (socket, _) = try InetSocket.create(entry, context, connected: true)
+        var (socket, _) = try InetSocket.create(entry, context, connected: true)
         let made: RestoredConnection
-        do throws(SyscallError) { made = try RestoredConnection(connection, on: socket) } catch {
+        do throws(SyscallError) {
+            do throws(SyscallError) { made = try RestoredConnection(connection, on: socket) } catch {
+                // Of a tree that was left stopped and then killed something may be left that still speaks to the peer, behind the lock.
+                guard error.errno.rawValue == EADDRNOTAVAIL, (try? SocketDiag.destroyOrphan(from: entry.local, to: entry.peer)) == true,
+                    let again = try? InetSocket.create(entry, context, connected: true)
+                else { throw error }
+                socket = again.0
+                made = try RestoredConnection(connection, on: socket)
+            }
+        } catch {
             let remedy: String? = switch error.errno.rawValue {
             case EPERM: "run as root, or with CAP_NET_ADMIN and CAP_NET_RAW"
             case EADDRNOTAVAIL: "give this host the address \(entry.local.host), or end what still has the connection (ss -tn shows it)"
