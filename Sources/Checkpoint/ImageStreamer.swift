@@ -29,7 +29,12 @@ package final class ImageStreamer {
 
     /// Gives all images of a directory, each gone from there when it is with the streamer.
     package func give(_ images: FileDescriptor) throws {
-        for name in try Files.names(in: ".", at: images.number).sorted() where ImageKind.named(name) != nil {
+        let names = try Files.names(in: ".", at: images.number).sorted()
+        // A restore asks for images by name, and knows none of a plugin's.
+        if let other = names.first(where: { $0.hasSuffix(".img") && ImageKind.named($0) == nil }) {
+            throw CheckpointError("stream", .image(other), "it is a plugin's, and a restore could not ask the streamer for it", remedy: "dump without --stream")
+        }
+        for name in names where ImageKind.named(name) != nil {
             let file = try FileDescriptor.open(name, O_RDONLY | O_NOFOLLOW, at: images.number)
             try CheckpointError.about("stream", .image(name), remedy: "see what criu-image-streamer says") {
                 try ask(for: name)

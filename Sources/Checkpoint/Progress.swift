@@ -1,4 +1,3 @@
-import Glibc
 import Linux
 
 /// Shows how far long work has come, on a terminal: phase, share, bytes or tasks, rate, time left. Nothing in the first half
@@ -15,16 +14,7 @@ package final class Progress {
     private static let silence: UInt64 = 500_000_000
     private static let interval: UInt64 = 100_000_000
 
-    /// On standard error, if that is a terminal.
-    package convenience init() {
-        let show = { (text: String) in
-            var text = text
-            text.withUTF8 { bytes in _ = unsafe Glibc.write(STDERR_FILENO, bytes.baseAddress, bytes.count) }
-        }
-        self.init(clock: Clock.coarse, show: isatty(STDERR_FILENO) == 1 ? show : nil)
-    }
-
-    /// - Parameter clock: nanoseconds that only grow.
+    /// - Parameter clock: nanoseconds that only grow; cheap, for it is asked at every chunk.
     /// - Parameter show: writes text as it is; nil keeps silent.
     package init(clock: @escaping () -> UInt64, show: ((String) -> Void)?) {
         self.clock = clock

@@ -24,7 +24,7 @@ public final class NewPagesFile {
     /// The region that is being filled.
     private var region: PageBuffer?
     private var nextRegion = 0
-    private let copies = Copies()
+    private let copies = SpareBuffers()
     /// Bytes of pages that `append` was given.
     private var appended: UInt64 = 0
     /// Up to where somebody makes the checksums.
@@ -98,7 +98,8 @@ public final class NewPagesFile {
 
     /// While the caller reads the next: a disk that is written past the page cache lets nobody wait for it but its writer.
     private func writeBehind(_ content: PageBuffer, at place: UInt64) {
-        let copy = copies.take(content)
+        let copy = copies.take(content.count + content.room)
+        _ = copy.append(content, 0..<content.count)
         workers.run(limit: 2) { [sums, file, name, copies] in
             sums.put(copy.checksums, at: place)
             do throws(SyscallError) { try copy.write(to: file, at: place) } catch { throw ImageError(name, "it can't be written", error) }
@@ -161,27 +162,25 @@ private final class PageSums: Sendable {
 }
 
 /// Buffers that are used again and again: memory that is new costs as much as what is written to it.
-private final class Copies: Sendable {
+private final class SpareBuffers: Sendable {
     private let free = Mutex([PageBuffer]())
-    func take(_ content: PageBuffer) -> PageBuffer {
-        let copy = free.withLock { $0.popLast() } ?? PageBuffer(content.count + content.room)
-        copy.clear(0)
-        _ = copy.append(content, 0..<content.count)
-        return copy
+    /// An empty one; all are of one capacity.
+    func take(_ capacity: Int) -> PageBuffer { free.withLock { $0.popLast() } ?? PageBuffer(capacity) }
+    func give(back buffer: PageBuffer) {
+        buffer.clear(0)
+        free.withLock { $0.append(buffer) }
     }
-    func give(back copy: PageBuffer) { free.withLock { $0.append(copy) } }
 }
 
 /// Compresses regions and puts them into the file as they come.
 private final class RegionStore: Sendable {
     static let pages = 64
     private let method: Compression, file: FileDescriptor, name: String, sums: PageSums
-    private let state = Mutex(State())
+    private let rooms = SpareBuffers(), state = Mutex(State())
     private struct State: ~Copyable {
         var places: [Int: Range<UInt64>] = [:]
         var end: UInt64 = 0
-        /// Used again and again: memory that is new costs as much as LZ4.
-        var rooms: [PageBuffer] = [], tools: [Tool] = []
+        var tools: [Tool] = []
     }
     /// For one job at a time.
     private struct Tool: @unchecked Sendable {
@@ -191,7 +190,7 @@ private final class RegionStore: Sendable {
     init(_ method: Compression, _ file: FileDescriptor, _ name: String, _ sums: PageSums) { (self.method, self.file, self.name, self.sums) = (method, file, name, sums) }
 
     /// For the next region.
-    func room() -> PageBuffer { state.withLock { $0.rooms.popLast() } ?? PageBuffer(Self.pages * 4096) }
+    func room() -> PageBuffer { rooms.take(Self.pages * 4096) }
 
     func store(_ content: PageBuffer, as number: Int) throws(ImageError) {
         sums.put(content.checksums, at: UInt64(number * Self.pages * 4096))
@@ -204,11 +203,8 @@ private final class RegionStore: Sendable {
             return state.end
         }
         do throws(SyscallError) { try result.write(to: file, at: offset) } catch { throw ImageError(name, "it can't be written", error) }
-        content.clear(0)
-        state.withLock {
-            $0.rooms.append(content)
-            $0.tools.append(tool)
-        }
+        rooms.give(back: content)
+        state.withLock { $0.tools.append(tool) }
     }
 
     func describe(in head: inout PagemapHead) {

@@ -27,6 +27,9 @@ extension SocketDiag {
     /// States as bits: all but TIME-WAIT (6) and SYN-RECV (3), which no descriptor refers to.
     public static let statesWithFile: UInt32 = 0xfff & ~(1 << 6) & ~(1 << 3)
 
+    /// FIN-WAIT-1 and -2, LAST-ACK, CLOSING: of TCP, those in which a socket without descriptor may still be.
+    private static let closingStates: UInt32 = 1 << 4 | 1 << 5 | 1 << 9 | 1 << 11
+
     /// Every socket of a family and protocol (IPPROTO_*), of a network namespace. A socket that is neither bound nor connected is not listed.
     /// - Parameter namespace: an open /proc/PID/ns/net; nil for ours.
     public static func inetSockets(
@@ -43,7 +46,7 @@ extension SocketDiag {
     /// Ends what is left of a TCP connection that no descriptor refers to any more: it waits for its peer's answer (SOCK_DESTROY, Linux 4.9).
     /// - Returns: whether there was one.
     public static func destroyOrphan(from local: InetAddress, to peer: InetAddress) throws(SyscallError) -> Bool {
-        guard let orphan = try inetSockets(family: local.family, protocol: 6).first(where: { $0.inode == 0 && $0.local == local && $0.peer == peer }) else { return false }
+        guard let orphan = try inetSockets(family: local.family, protocol: 6, states: closingStates).first(where: { $0.inode == 0 && $0.local == local && $0.peer == peer }) else { return false }
         func port(_ address: InetAddress) -> [UInt8] { [UInt8(address.port >> 8), UInt8(truncatingIfNeeded: address.port)] }
         func place(_ address: InetAddress) -> [UInt8] { address.bytes + [UInt8](repeating: 0, count: 16 - address.bytes.count) }
         let id = port(local) + port(peer) + place(local) + place(peer) + little32(orphan.interface) + little64(orphan.cookie)

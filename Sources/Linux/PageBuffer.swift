@@ -170,6 +170,9 @@ import Glibc
         }
     }
 
+    /// Where a part lies, for a structure of the kernel's: good as long as the buffer is.
+    public func address(of part: Range<Int>) -> UInt64 { unsafe UInt64(UInt(bitPattern: memory(part).baseAddress)) }
+
     /// A part, for a call that takes its address.
     @unsafe public func memory(_ part: Range<Int>) -> UnsafeRawBufferPointer {
         precondition(part.lowerBound >= 0 && part.upperBound <= count)

@@ -1,4 +1,4 @@
-import CLinux
+public import CLinux
 import Glibc
 
 /// What /proc/PID/pagemap says of a page (Documentation/admin-guide/mm/pagemap.rst).
@@ -23,6 +23,19 @@ public struct PagemapWord: OptionSet, Sendable {
         page.read()
         return page.word?.frame
     }()
+}
+
+extension FileDescriptor {
+    /// ioctl(PAGEMAP_SCAN) on a /proc/PID/pagemap: as many regions as there is room for. Answers how many; `request.walk_end` says where it stopped.
+    public func scanPages(_ request: inout clinux_pm_scan_arg, into regions: inout [clinux_page_region], of process: ThreadID) throws(SyscallError) -> Int {
+        let number = self.number
+        return try Syscall.check("ioctl(PAGEMAP_SCAN)", .task(process)) {
+            unsafe regions.withUnsafeMutableBufferPointer { buffer in
+                (request.vec, request.vec_len) = (UInt64(UInt(bitPattern: buffer.baseAddress)), UInt64(buffer.count))
+                return unsafe withUnsafeMutablePointer(to: &request) { unsafe Syscall.raw(SYS_ioctl, Int(number), Int(CLINUX_PAGEMAP_SCAN), Int(bitPattern: $0)) }
+            }
+        }
+    }
 }
 
 /// An anonymous page of our own that nobody has touched yet, and how the kernel sees it.

@@ -5,7 +5,7 @@ package import Linux
 extension PageBuffer {
     /// Puts what was read into missing pages of a process; returns how many bytes it took.
     package func fill(_ fault: Userfault, at address: UInt64, from start: Int, _ length: Int) throws(SyscallError) -> Int {
-        try unsafe fault.copy(memory(start..<(start + length)), to: address)
+        try fault.copy(from: self.address(of: start..<(start + length)), length, to: address)
     }
 }
 

@@ -62,36 +62,24 @@ package struct Userfault: Sendable {
         try descriptor.ioctl("UFFDIO_WRITEPROTECT", 0xc018_aa06, &request)
     }
 
-    /// Puts `bytes` into pages that are missing, and wakes who waits for them. Returns how many bytes were taken.
-    package func copy(_ bytes: UnsafeRawBufferPointer, to address: UInt64) throws(SyscallError) -> Int {
-        let number = descriptor.number
-        return try Self.transferred("UFFDIO_COPY", number) { () -> (Int, Int64) in
-            var request: (UInt64, UInt64, UInt64, mode: UInt64, copied: Int64) = (address, UInt64(UInt(bitPattern: bytes.baseAddress)), UInt64(bytes.count), 0, 0)
-            let result = unsafe withUnsafeMutablePointer(to: &request) { unsafe Syscall.raw(SYS_ioctl, Int(number), 0xc028_aa03, Int(bitPattern: $0)) }
-            return (result, request.copied)
-        }
+    /// Puts `length` bytes of ours into pages that are missing, and wakes who waits for them. Returns how many bytes were taken: a transfer that
+    /// stopped half-way says EAGAIN and how far it came.
+    /// - Parameter source: where they are, `PageBuffer.address(of:)`.
+    package func copy(from source: UInt64, _ length: Int, to address: UInt64) throws(SyscallError) -> Int {
+        var request: (UInt64, UInt64, UInt64, mode: UInt64, copied: Int64) = (address, source, UInt64(length), 0, 0)
+        do throws(SyscallError) { try descriptor.ioctl("UFFDIO_COPY", 0xc028_aa03, &request) } catch { if request.copied <= 0 { throw error } }
+        return Int(request.copied)
     }
 
     /// The same with pages of zeros.
     package func zero(_ range: Range<UInt64>) throws(SyscallError) -> Int {
-        let number = descriptor.number
-        return try Self.transferred("UFFDIO_ZEROPAGE", number) { () -> (Int, Int64) in
-            var request: (UInt64, UInt64, mode: UInt64, zeroed: Int64) = (range.lowerBound, UInt64(range.count), 0, 0)
-            let result = unsafe withUnsafeMutablePointer(to: &request) { unsafe Syscall.raw(SYS_ioctl, Int(number), 0xc020_aa04, Int(bitPattern: $0)) }
-            return (result, request.zeroed)
-        }
+        var request: (UInt64, UInt64, mode: UInt64, zeroed: Int64) = (range.lowerBound, UInt64(range.count), 0, 0)
+        do throws(SyscallError) { try descriptor.ioctl("UFFDIO_ZEROPAGE", 0xc020_aa04, &request) } catch { if request.zeroed <= 0 { throw error } }
+        return Int(request.zeroed)
     }
 
     package func wake(_ range: Range<UInt64>) throws(SyscallError) {
         var request: (UInt64, UInt64) = (range.lowerBound, UInt64(range.count))
         try descriptor.ioctl("UFFDIO_WAKE", 0x8010_aa02, &request)
-    }
-
-    /// A transfer that stopped half-way says EAGAIN and how far it came.
-    private static func transferred(_ name: String, _ number: Int32, _ body: () -> (Int, Int64)) throws(SyscallError) -> Int {
-        let (result, done) = body()
-        if done > 0 { return Int(done) }
-        if result < 0 { throw SyscallError(name, .fd(number), Int32(-result)) }
-        return Int(done)
     }
 }

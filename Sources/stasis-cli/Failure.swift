@@ -1,5 +1,4 @@
 import Checkpoint
-import Glibc
 import Kinds
 import Linux
 import Options
@@ -40,18 +39,5 @@ struct Failure {
         if !log.isOnStandardError, log.level >= .error { Output.error("stasis: \(text)\n") }
         if json { Output.line(ResultReport.failure(details, command: command?.rawValue).text) }
         return exitStatus
-    }
-}
-
-/// Text to standard output and error, at once.
-enum Output {
-    static func line(_ text: String) { write(text + "\n", to: STDOUT_FILENO) }
-    static func text(_ text: String) { write(text, to: STDOUT_FILENO) }
-    static func error(_ text: String) { write(text, to: STDERR_FILENO) }
-
-    private static func write(_ text: String, to descriptor: Int32) {
-        // A duplicate, because a FileDescriptor closes what it owns. Output that nobody can receive is nobody's loss.
-        let copy = dup(descriptor)
-        if copy >= 0 { try? FileDescriptor(owning: copy).write(Array(text.utf8)) }
     }
 }

@@ -16,7 +16,7 @@ struct Session {
     let work: FileDescriptor
     let log: Log
     let scripts: ActionScripts
-    let progress = Progress()
+    let progress: Progress = .onTerminal()
     /// Our limit of descriptors, as it was before it was raised.
     let descriptorLimit: UInt64
 

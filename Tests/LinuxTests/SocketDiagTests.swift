@@ -26,6 +26,25 @@ import Testing
         #expect(SocketDiag.parseUnix((Array(whole[..<16]) + [3, 0, 0, 0])[...]) == nil)
     }
 
+    @Test("of a closed connection that still waits for its peer an end can be made; not of one that somebody has, nor of a listener") func orphans() throws {
+        func socket() throws -> FileDescriptor { try FileDescriptor.socket(2, 1) }
+        let listener = try socket()
+        try listener.bind(InetAddress(host: "127.0.0.1", port: 0)!.socketAddress)
+        try listener.listen(2)
+        let place = try #require(InetAddress(try listener.localAddress()))
+        var client: FileDescriptor? = try socket()
+        try client!.connect(place.socketAddress)
+        let server = try listener.accept(), peer = try #require(InetAddress(try client!.localAddress()))
+        #expect(try !SocketDiag.destroyOrphan(from: peer, to: place))
+        #expect(try !SocketDiag.destroyOrphan(from: place, to: peer))
+        client = nil  // FIN-WAIT-2: the server has not closed
+        #expect(try SocketDiag.destroyOrphan(from: peer, to: place))
+        #expect(try !SocketDiag.destroyOrphan(from: peer, to: place))
+        #expect(try server.status().type == S_IFSOCK)
+        let again = try socket()
+        try again.connect(place.socketAddress)
+    }
+
     @Test("messages: an error is thrown, a wrong length refused, the end seen")
     func messages() throws {
         func message(_ type: UInt8, _ body: [UInt8]) -> [UInt8] { [UInt8(16 + body.count), 0, 0, 0, type, 0, 0, 0] + [UInt8](repeating: 0, count: 8) + body }

@@ -101,13 +101,12 @@ package enum Dump {
                 try tree.kill()
                 for step in context.afterKill { step() }
                 request.plugins.end(.done(treeRuns: false))
-            case .leaveStopped where request.settings.ending == .leaveStopped:
+            case .leaveStopped:
                 try Foreground.holding {
                     for step in context.beforeStop { try step() }
                     letRun(tree, context, request, stopped: true)
                 }
-            case .leaveStopped, .leaveRunning:
-                if !request.settings.snapshots { letRun(tree, context, request, stopped: ending == .leaveStopped) }
+            case .leaveRunning: if !request.settings.snapshots { letRun(tree, context, request) }
             }
             let ended = Clock.monotonic()
             if ending != .kill { incremental.finish(succeeded: true) }

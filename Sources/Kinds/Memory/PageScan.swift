@@ -123,13 +123,7 @@ package struct PageScan {
         // Between two big mappings there is little.
         var regions = [clinux_page_region](repeating: clinux_page_region(), count: 64)
         while request.start < range.upperBound {
-            let capacity = regions.count
-            let found: Int = unsafe regions.withUnsafeMutableBufferPointer { buffer in
-                request.vec = UInt64(UInt(bitPattern: buffer.baseAddress))
-                request.vec_len = UInt64(capacity)
-                return unsafe withUnsafeMutablePointer(to: &request) { unsafe Syscall.raw(SYS_ioctl, Int(pagemap.number), Int(CLINUX_PAGEMAP_SCAN), Int(bitPattern: $0)) }
-            }
-            if found < 0 { throw SyscallError("ioctl(PAGEMAP_SCAN)", .task(process), Int32(-found)) }
+            let found = try pagemap.scanPages(&request, into: &regions, of: process)
             for region in regions[..<found] {
                 // A full vector may end with walk_end before regions that were given already (seen on 6.18): they come twice.
                 let from = max(region.start, runs.last?.range.upperBound ?? 0)

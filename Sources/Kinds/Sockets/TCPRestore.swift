@@ -56,18 +56,22 @@ package final class TCPRestore: DumpState {
     private func makeConnection(_ entry: InetSkEntry, _ context: RestoreContext) throws {
         let image = try context.images.tcpStream(inode: entry.ino)
         let connection = try TCPConnection(entry, image, context)
-        var (socket, _) = try InetSocket.create(entry, context, connected: true)
-        let made: RestoredConnection
-        do throws(SyscallError) {
-            do throws(SyscallError) { made = try RestoredConnection(connection, on: socket) } catch {
-                // Of a tree that was left stopped and then killed something may be left that still speaks to the peer, behind the lock.
-                guard error.errno.rawValue == EADDRNOTAVAIL, (try? SocketDiag.destroyOrphan(from: entry.local, to: entry.peer)) == true,
-                    let again = try? InetSocket.create(entry, context, connected: true)
-                else { throw error }
-                socket = again.0
-                made = try RestoredConnection(connection, on: socket)
+        let (made, socket) = try make(connection, entry, context)
+        made.reusesAddress = entry.opts.reuseaddr
+        try TCPOptions.restore(entry, on: socket)
+        // shutdown(2) for reading leaves no trace in the state of the connection.
+        if entry.hasShutdown, entry.shutdown == .read || entry.shutdown == .both, !connection.state.hasReceivedFIN { try socket.shutdown(0) }
+        connections.append((made, entry))
+        context.made(entry.id, socket)
+    }
+
+    private func make(_ connection: TCPConnection, _ entry: InetSkEntry, _ context: RestoreContext, again: Bool = false) throws -> (RestoredConnection, FileDescriptor) {
+        let (socket, _) = try InetSocket.create(entry, context, connected: true)
+        do throws(SyscallError) { return (try RestoredConnection(connection, on: socket), socket) } catch {
+            // Of a tree that was left stopped and then killed something may be left that still speaks to the peer, behind the lock.
+            if !again, error.errno.rawValue == EADDRNOTAVAIL, (try? SocketDiag.destroyOrphan(from: entry.local, to: entry.peer)) == true {
+                return try make(connection, entry, context, again: true)
             }
-        } catch {
             let remedy: String? = switch error.errno.rawValue {
             case EPERM: "run as root, or with CAP_NET_ADMIN and CAP_NET_RAW"
             case EADDRNOTAVAIL: "give this host the address \(entry.local.host), or end what still has the connection (ss -tn shows it)"
@@ -77,12 +81,6 @@ package final class TCPRestore: DumpState {
             }
             throw CheckpointError("restore", .inetSocket(entry), "\(error)", remedy: remedy, errno: error.errno)
         }
-        made.reusesAddress = entry.opts.reuseaddr
-        try TCPOptions.restore(entry, on: socket)
-        // shutdown(2) for reading leaves no trace in the state of the connection.
-        if entry.hasShutdown, entry.shutdown == .read || entry.shutdown == .both, !connection.state.hasReceivedFIN { try socket.shutdown(0) }
-        connections.append((made, entry))
-        context.made(entry.id, socket)
     }
 
     /// Nothing can fail any more: packets come through, the connections speak.
