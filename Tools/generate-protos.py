@@ -172,6 +172,10 @@ EXTENSIONS = {
     "inventory_entry": [("optional", "message stasis_inventory_ext", "stasis", 20000, "")],
 }
 
+# message -> the name of a oneof that takes all its optional messages: where an entry holds one thing of many kinds. On disk it is the same; in memory it
+# takes the room of one kind, not of all.
+ONE_OF = {"file_entry": "content"}
+
 
 def rows(path, width):
     with open(path, encoding="utf-8") as file:
@@ -259,12 +263,24 @@ def render(proto, home):
         for name, cases in proto.enums.items():
             if name.startswith(message + "."):
                 enum(name.split(".")[1], cases, "    ")
-        for label, kind, name, number, default, comment in sorted(fields, key=lambda field: field[3]):
+
+        def field(label, kind, name, number, default, comment, indent="    "):
             if comment:
-                body.append(f"    // {comment}")
+                body.append(f"{indent}// {comment}")
             value = f" [default = {default}]" if default else ""
             own = "  // Stasis's own" if number >= 20000 else ""
-            body.append(f"    {label} {type_name(kind)} {name} = {number}{value};{own}")
+            body.append(f"{indent}{label}{type_name(kind)} {name} = {number}{value};{own}")
+
+        in_order = sorted(fields, key=lambda field: field[3])
+        chosen = [row for row in in_order if message in ONE_OF and row[0] == "optional" and row[1].startswith("message ")]
+        for label, *row in in_order:
+            if (label, *row) not in chosen:
+                field(label + " ", *row)
+        if chosen:
+            body.append(f"    oneof {ONE_OF[message]} {{")
+            for _, *row in chosen:
+                field("", *row, indent="        ")
+            body.append("    }")
         body.append("}")
     head = ["// Written by Tools/generate-protos.py from the format's tables; do not edit.", 'syntax = "proto2";']
     if imports:

@@ -143,197 +143,299 @@ public nonisolated struct file_entry: @unchecked Sendable {
   /// Clears the value of `id`. Subsequent reads from it will return its default value.
   public mutating func clearID() {_uniqueStorage()._id = nil}
 
-  public var reg: reg_file_entry {
-    get {_storage._reg ?? reg_file_entry()}
-    set {_uniqueStorage()._reg = newValue}
+  public var content: OneOf_Content? {
+    get {return _storage._content}
+    set {_uniqueStorage()._content = newValue}
   }
-  /// Returns true if `reg` has been explicitly set.
-  public var hasReg: Bool {_storage._reg != nil}
-  /// Clears the value of `reg`. Subsequent reads from it will return its default value.
-  public mutating func clearReg() {_uniqueStorage()._reg = nil}
+
+  public var reg: reg_file_entry {
+    get {
+      if case .reg(let v)? = _storage._content {return v}
+      return reg_file_entry()
+    }
+    set {_uniqueStorage()._content = .reg(newValue)}
+  }
 
   public var isk: inet_sk_entry {
-    get {_storage._isk ?? inet_sk_entry()}
-    set {_uniqueStorage()._isk = newValue}
+    get {
+      if case .isk(let v)? = _storage._content {return v}
+      return inet_sk_entry()
+    }
+    set {_uniqueStorage()._content = .isk(newValue)}
   }
-  /// Returns true if `isk` has been explicitly set.
-  public var hasIsk: Bool {_storage._isk != nil}
-  /// Clears the value of `isk`. Subsequent reads from it will return its default value.
-  public mutating func clearIsk() {_uniqueStorage()._isk = nil}
 
   public var nsf: ns_file_entry {
-    get {_storage._nsf ?? ns_file_entry()}
-    set {_uniqueStorage()._nsf = newValue}
+    get {
+      if case .nsf(let v)? = _storage._content {return v}
+      return ns_file_entry()
+    }
+    set {_uniqueStorage()._content = .nsf(newValue)}
   }
-  /// Returns true if `nsf` has been explicitly set.
-  public var hasNsf: Bool {_storage._nsf != nil}
-  /// Clears the value of `nsf`. Subsequent reads from it will return its default value.
-  public mutating func clearNsf() {_uniqueStorage()._nsf = nil}
 
   public var psk: packet_sock_entry {
-    get {_storage._psk ?? packet_sock_entry()}
-    set {_uniqueStorage()._psk = newValue}
+    get {
+      if case .psk(let v)? = _storage._content {return v}
+      return packet_sock_entry()
+    }
+    set {_uniqueStorage()._content = .psk(newValue)}
   }
-  /// Returns true if `psk` has been explicitly set.
-  public var hasPsk: Bool {_storage._psk != nil}
-  /// Clears the value of `psk`. Subsequent reads from it will return its default value.
-  public mutating func clearPsk() {_uniqueStorage()._psk = nil}
 
   public var nlsk: netlink_sk_entry {
-    get {_storage._nlsk ?? netlink_sk_entry()}
-    set {_uniqueStorage()._nlsk = newValue}
+    get {
+      if case .nlsk(let v)? = _storage._content {return v}
+      return netlink_sk_entry()
+    }
+    set {_uniqueStorage()._content = .nlsk(newValue)}
   }
-  /// Returns true if `nlsk` has been explicitly set.
-  public var hasNlsk: Bool {_storage._nlsk != nil}
-  /// Clears the value of `nlsk`. Subsequent reads from it will return its default value.
-  public mutating func clearNlsk() {_uniqueStorage()._nlsk = nil}
 
   public var efd: eventfd_file_entry {
-    get {_storage._efd ?? eventfd_file_entry()}
-    set {_uniqueStorage()._efd = newValue}
+    get {
+      if case .efd(let v)? = _storage._content {return v}
+      return eventfd_file_entry()
+    }
+    set {_uniqueStorage()._content = .efd(newValue)}
   }
-  /// Returns true if `efd` has been explicitly set.
-  public var hasEfd: Bool {_storage._efd != nil}
-  /// Clears the value of `efd`. Subsequent reads from it will return its default value.
-  public mutating func clearEfd() {_uniqueStorage()._efd = nil}
 
   public var epfd: eventpoll_file_entry {
-    get {_storage._epfd ?? eventpoll_file_entry()}
-    set {_uniqueStorage()._epfd = newValue}
+    get {
+      if case .epfd(let v)? = _storage._content {return v}
+      return eventpoll_file_entry()
+    }
+    set {_uniqueStorage()._content = .epfd(newValue)}
   }
-  /// Returns true if `epfd` has been explicitly set.
-  public var hasEpfd: Bool {_storage._epfd != nil}
-  /// Clears the value of `epfd`. Subsequent reads from it will return its default value.
-  public mutating func clearEpfd() {_uniqueStorage()._epfd = nil}
 
   public var sgfd: signalfd_entry {
-    get {_storage._sgfd ?? signalfd_entry()}
-    set {_uniqueStorage()._sgfd = newValue}
+    get {
+      if case .sgfd(let v)? = _storage._content {return v}
+      return signalfd_entry()
+    }
+    set {_uniqueStorage()._content = .sgfd(newValue)}
   }
-  /// Returns true if `sgfd` has been explicitly set.
-  public var hasSgfd: Bool {_storage._sgfd != nil}
-  /// Clears the value of `sgfd`. Subsequent reads from it will return its default value.
-  public mutating func clearSgfd() {_uniqueStorage()._sgfd = nil}
 
   public var tunf: tunfile_entry {
-    get {_storage._tunf ?? tunfile_entry()}
-    set {_uniqueStorage()._tunf = newValue}
+    get {
+      if case .tunf(let v)? = _storage._content {return v}
+      return tunfile_entry()
+    }
+    set {_uniqueStorage()._content = .tunf(newValue)}
   }
-  /// Returns true if `tunf` has been explicitly set.
-  public var hasTunf: Bool {_storage._tunf != nil}
-  /// Clears the value of `tunf`. Subsequent reads from it will return its default value.
-  public mutating func clearTunf() {_uniqueStorage()._tunf = nil}
 
   public var tfd: timerfd_entry {
-    get {_storage._tfd ?? timerfd_entry()}
-    set {_uniqueStorage()._tfd = newValue}
+    get {
+      if case .tfd(let v)? = _storage._content {return v}
+      return timerfd_entry()
+    }
+    set {_uniqueStorage()._content = .tfd(newValue)}
   }
-  /// Returns true if `tfd` has been explicitly set.
-  public var hasTfd: Bool {_storage._tfd != nil}
-  /// Clears the value of `tfd`. Subsequent reads from it will return its default value.
-  public mutating func clearTfd() {_uniqueStorage()._tfd = nil}
 
   public var ify: inotify_file_entry {
-    get {_storage._ify ?? inotify_file_entry()}
-    set {_uniqueStorage()._ify = newValue}
+    get {
+      if case .ify(let v)? = _storage._content {return v}
+      return inotify_file_entry()
+    }
+    set {_uniqueStorage()._content = .ify(newValue)}
   }
-  /// Returns true if `ify` has been explicitly set.
-  public var hasIfy: Bool {_storage._ify != nil}
-  /// Clears the value of `ify`. Subsequent reads from it will return its default value.
-  public mutating func clearIfy() {_uniqueStorage()._ify = nil}
 
   public var ffy: fanotify_file_entry {
-    get {_storage._ffy ?? fanotify_file_entry()}
-    set {_uniqueStorage()._ffy = newValue}
+    get {
+      if case .ffy(let v)? = _storage._content {return v}
+      return fanotify_file_entry()
+    }
+    set {_uniqueStorage()._content = .ffy(newValue)}
   }
-  /// Returns true if `ffy` has been explicitly set.
-  public var hasFfy: Bool {_storage._ffy != nil}
-  /// Clears the value of `ffy`. Subsequent reads from it will return its default value.
-  public mutating func clearFfy() {_uniqueStorage()._ffy = nil}
 
   public var ext: ext_file_entry {
-    get {_storage._ext ?? ext_file_entry()}
-    set {_uniqueStorage()._ext = newValue}
+    get {
+      if case .ext(let v)? = _storage._content {return v}
+      return ext_file_entry()
+    }
+    set {_uniqueStorage()._content = .ext(newValue)}
   }
-  /// Returns true if `ext` has been explicitly set.
-  public var hasExt: Bool {_storage._ext != nil}
-  /// Clears the value of `ext`. Subsequent reads from it will return its default value.
-  public mutating func clearExt() {_uniqueStorage()._ext = nil}
 
   public var usk: unix_sk_entry {
-    get {_storage._usk ?? unix_sk_entry()}
-    set {_uniqueStorage()._usk = newValue}
+    get {
+      if case .usk(let v)? = _storage._content {return v}
+      return unix_sk_entry()
+    }
+    set {_uniqueStorage()._content = .usk(newValue)}
   }
-  /// Returns true if `usk` has been explicitly set.
-  public var hasUsk: Bool {_storage._usk != nil}
-  /// Clears the value of `usk`. Subsequent reads from it will return its default value.
-  public mutating func clearUsk() {_uniqueStorage()._usk = nil}
 
   public var fifo: fifo_entry {
-    get {_storage._fifo ?? fifo_entry()}
-    set {_uniqueStorage()._fifo = newValue}
+    get {
+      if case .fifo(let v)? = _storage._content {return v}
+      return fifo_entry()
+    }
+    set {_uniqueStorage()._content = .fifo(newValue)}
   }
-  /// Returns true if `fifo` has been explicitly set.
-  public var hasFifo: Bool {_storage._fifo != nil}
-  /// Clears the value of `fifo`. Subsequent reads from it will return its default value.
-  public mutating func clearFifo() {_uniqueStorage()._fifo = nil}
 
   public var pipe: pipe_entry {
-    get {_storage._pipe ?? pipe_entry()}
-    set {_uniqueStorage()._pipe = newValue}
+    get {
+      if case .pipe(let v)? = _storage._content {return v}
+      return pipe_entry()
+    }
+    set {_uniqueStorage()._content = .pipe(newValue)}
   }
-  /// Returns true if `pipe` has been explicitly set.
-  public var hasPipe: Bool {_storage._pipe != nil}
-  /// Clears the value of `pipe`. Subsequent reads from it will return its default value.
-  public mutating func clearPipe() {_uniqueStorage()._pipe = nil}
 
   public var tty: tty_file_entry {
-    get {_storage._tty ?? tty_file_entry()}
-    set {_uniqueStorage()._tty = newValue}
+    get {
+      if case .tty(let v)? = _storage._content {return v}
+      return tty_file_entry()
+    }
+    set {_uniqueStorage()._content = .tty(newValue)}
   }
-  /// Returns true if `tty` has been explicitly set.
-  public var hasTty: Bool {_storage._tty != nil}
-  /// Clears the value of `tty`. Subsequent reads from it will return its default value.
-  public mutating func clearTty() {_uniqueStorage()._tty = nil}
 
   public var memfd: memfd_file_entry {
-    get {_storage._memfd ?? memfd_file_entry()}
-    set {_uniqueStorage()._memfd = newValue}
+    get {
+      if case .memfd(let v)? = _storage._content {return v}
+      return memfd_file_entry()
+    }
+    set {_uniqueStorage()._content = .memfd(newValue)}
   }
-  /// Returns true if `memfd` has been explicitly set.
-  public var hasMemfd: Bool {_storage._memfd != nil}
-  /// Clears the value of `memfd`. Subsequent reads from it will return its default value.
-  public mutating func clearMemfd() {_uniqueStorage()._memfd = nil}
 
   public var bpf: bpfmap_file_entry {
-    get {_storage._bpf ?? bpfmap_file_entry()}
-    set {_uniqueStorage()._bpf = newValue}
+    get {
+      if case .bpf(let v)? = _storage._content {return v}
+      return bpfmap_file_entry()
+    }
+    set {_uniqueStorage()._content = .bpf(newValue)}
   }
-  /// Returns true if `bpf` has been explicitly set.
-  public var hasBpf: Bool {_storage._bpf != nil}
-  /// Clears the value of `bpf`. Subsequent reads from it will return its default value.
-  public mutating func clearBpf() {_uniqueStorage()._bpf = nil}
 
   public var pidfd: pidfd_entry {
-    get {_storage._pidfd ?? pidfd_entry()}
-    set {_uniqueStorage()._pidfd = newValue}
+    get {
+      if case .pidfd(let v)? = _storage._content {return v}
+      return pidfd_entry()
+    }
+    set {_uniqueStorage()._content = .pidfd(newValue)}
   }
-  /// Returns true if `pidfd` has been explicitly set.
-  public var hasPidfd: Bool {_storage._pidfd != nil}
-  /// Clears the value of `pidfd`. Subsequent reads from it will return its default value.
-  public mutating func clearPidfd() {_uniqueStorage()._pidfd = nil}
 
   /// Stasis's own
   public var ring: stasis_io_uring_entry {
-    get {_storage._ring ?? stasis_io_uring_entry()}
-    set {_uniqueStorage()._ring = newValue}
+    get {
+      if case .ring(let v)? = _storage._content {return v}
+      return stasis_io_uring_entry()
+    }
+    set {_uniqueStorage()._content = .ring(newValue)}
   }
-  /// Returns true if `ring` has been explicitly set.
-  public var hasRing: Bool {_storage._ring != nil}
-  /// Clears the value of `ring`. Subsequent reads from it will return its default value.
-  public mutating func clearRing() {_uniqueStorage()._ring = nil}
 
   public var unknownFields = SwiftProtobuf.UnknownStorage()
+
+  public nonisolated enum OneOf_Content: Equatable, Sendable {
+    case reg(reg_file_entry)
+    case isk(inet_sk_entry)
+    case nsf(ns_file_entry)
+    case psk(packet_sock_entry)
+    case nlsk(netlink_sk_entry)
+    case efd(eventfd_file_entry)
+    case epfd(eventpoll_file_entry)
+    case sgfd(signalfd_entry)
+    case tunf(tunfile_entry)
+    case tfd(timerfd_entry)
+    case ify(inotify_file_entry)
+    case ffy(fanotify_file_entry)
+    case ext(ext_file_entry)
+    case usk(unix_sk_entry)
+    case fifo(fifo_entry)
+    case pipe(pipe_entry)
+    case tty(tty_file_entry)
+    case memfd(memfd_file_entry)
+    case bpf(bpfmap_file_entry)
+    case pidfd(pidfd_entry)
+    /// Stasis's own
+    case ring(stasis_io_uring_entry)
+
+    fileprivate var isInitialized: Bool {
+      // The use of inline closures is to circumvent an issue where the compiler
+      // allocates stack space for every case branch when no optimizations are
+      // enabled. https://github.com/apple/swift-protobuf/issues/1034
+      switch self {
+      case .reg: return {
+        guard case .reg(let v) = self else { preconditionFailure() }
+        return v.isInitialized
+      }()
+      case .isk: return {
+        guard case .isk(let v) = self else { preconditionFailure() }
+        return v.isInitialized
+      }()
+      case .nsf: return {
+        guard case .nsf(let v) = self else { preconditionFailure() }
+        return v.isInitialized
+      }()
+      case .psk: return {
+        guard case .psk(let v) = self else { preconditionFailure() }
+        return v.isInitialized
+      }()
+      case .nlsk: return {
+        guard case .nlsk(let v) = self else { preconditionFailure() }
+        return v.isInitialized
+      }()
+      case .efd: return {
+        guard case .efd(let v) = self else { preconditionFailure() }
+        return v.isInitialized
+      }()
+      case .epfd: return {
+        guard case .epfd(let v) = self else { preconditionFailure() }
+        return v.isInitialized
+      }()
+      case .sgfd: return {
+        guard case .sgfd(let v) = self else { preconditionFailure() }
+        return v.isInitialized
+      }()
+      case .tunf: return {
+        guard case .tunf(let v) = self else { preconditionFailure() }
+        return v.isInitialized
+      }()
+      case .tfd: return {
+        guard case .tfd(let v) = self else { preconditionFailure() }
+        return v.isInitialized
+      }()
+      case .ify: return {
+        guard case .ify(let v) = self else { preconditionFailure() }
+        return v.isInitialized
+      }()
+      case .ffy: return {
+        guard case .ffy(let v) = self else { preconditionFailure() }
+        return v.isInitialized
+      }()
+      case .ext: return {
+        guard case .ext(let v) = self else { preconditionFailure() }
+        return v.isInitialized
+      }()
+      case .usk: return {
+        guard case .usk(let v) = self else { preconditionFailure() }
+        return v.isInitialized
+      }()
+      case .fifo: return {
+        guard case .fifo(let v) = self else { preconditionFailure() }
+        return v.isInitialized
+      }()
+      case .pipe: return {
+        guard case .pipe(let v) = self else { preconditionFailure() }
+        return v.isInitialized
+      }()
+      case .tty: return {
+        guard case .tty(let v) = self else { preconditionFailure() }
+        return v.isInitialized
+      }()
+      case .memfd: return {
+        guard case .memfd(let v) = self else { preconditionFailure() }
+        return v.isInitialized
+      }()
+      case .bpf: return {
+        guard case .bpf(let v) = self else { preconditionFailure() }
+        return v.isInitialized
+      }()
+      case .pidfd: return {
+        guard case .pidfd(let v) = self else { preconditionFailure() }
+        return v.isInitialized
+      }()
+      case .ring: return {
+        guard case .ring(let v) = self else { preconditionFailure() }
+        return v.isInitialized
+      }()
+      }
+    }
+
+  }
 
   public init() {}
 
@@ -624,27 +726,7 @@ nonisolated extension file_entry: SwiftProtobuf.Message, SwiftProtobuf._MessageI
   fileprivate class _StorageClass {
     var _type: fd_types? = nil
     var _id: UInt32? = nil
-    var _reg: reg_file_entry? = nil
-    var _isk: inet_sk_entry? = nil
-    var _nsf: ns_file_entry? = nil
-    var _psk: packet_sock_entry? = nil
-    var _nlsk: netlink_sk_entry? = nil
-    var _efd: eventfd_file_entry? = nil
-    var _epfd: eventpoll_file_entry? = nil
-    var _sgfd: signalfd_entry? = nil
-    var _tunf: tunfile_entry? = nil
-    var _tfd: timerfd_entry? = nil
-    var _ify: inotify_file_entry? = nil
-    var _ffy: fanotify_file_entry? = nil
-    var _ext: ext_file_entry? = nil
-    var _usk: unix_sk_entry? = nil
-    var _fifo: fifo_entry? = nil
-    var _pipe: pipe_entry? = nil
-    var _tty: tty_file_entry? = nil
-    var _memfd: memfd_file_entry? = nil
-    var _bpf: bpfmap_file_entry? = nil
-    var _pidfd: pidfd_entry? = nil
-    var _ring: stasis_io_uring_entry? = nil
+    var _content: file_entry.OneOf_Content?
 
       // This property is used as the initial default value for new instances of the type.
       // The type itself is protecting the reference to its storage via CoW semantics.
@@ -657,27 +739,7 @@ nonisolated extension file_entry: SwiftProtobuf.Message, SwiftProtobuf._MessageI
     init(copying source: _StorageClass) {
       _type = source._type
       _id = source._id
-      _reg = source._reg
-      _isk = source._isk
-      _nsf = source._nsf
-      _psk = source._psk
-      _nlsk = source._nlsk
-      _efd = source._efd
-      _epfd = source._epfd
-      _sgfd = source._sgfd
-      _tunf = source._tunf
-      _tfd = source._tfd
-      _ify = source._ify
-      _ffy = source._ffy
-      _ext = source._ext
-      _usk = source._usk
-      _fifo = source._fifo
-      _pipe = source._pipe
-      _tty = source._tty
-      _memfd = source._memfd
-      _bpf = source._bpf
-      _pidfd = source._pidfd
-      _ring = source._ring
+      _content = source._content
     }
   }
 
@@ -692,27 +754,7 @@ nonisolated extension file_entry: SwiftProtobuf.Message, SwiftProtobuf._MessageI
     return withExtendedLifetime(_storage) { (_storage: _StorageClass) in
       if _storage._type == nil {return false}
       if _storage._id == nil {return false}
-      if let v = _storage._reg, !v.isInitialized {return false}
-      if let v = _storage._isk, !v.isInitialized {return false}
-      if let v = _storage._nsf, !v.isInitialized {return false}
-      if let v = _storage._psk, !v.isInitialized {return false}
-      if let v = _storage._nlsk, !v.isInitialized {return false}
-      if let v = _storage._efd, !v.isInitialized {return false}
-      if let v = _storage._epfd, !v.isInitialized {return false}
-      if let v = _storage._sgfd, !v.isInitialized {return false}
-      if let v = _storage._tunf, !v.isInitialized {return false}
-      if let v = _storage._tfd, !v.isInitialized {return false}
-      if let v = _storage._ify, !v.isInitialized {return false}
-      if let v = _storage._ffy, !v.isInitialized {return false}
-      if let v = _storage._ext, !v.isInitialized {return false}
-      if let v = _storage._usk, !v.isInitialized {return false}
-      if let v = _storage._fifo, !v.isInitialized {return false}
-      if let v = _storage._pipe, !v.isInitialized {return false}
-      if let v = _storage._tty, !v.isInitialized {return false}
-      if let v = _storage._memfd, !v.isInitialized {return false}
-      if let v = _storage._bpf, !v.isInitialized {return false}
-      if let v = _storage._pidfd, !v.isInitialized {return false}
-      if let v = _storage._ring, !v.isInitialized {return false}
+      if let v = _storage._content, !v.isInitialized {return false}
       return true
     }
   }
@@ -727,27 +769,279 @@ nonisolated extension file_entry: SwiftProtobuf.Message, SwiftProtobuf._MessageI
         switch fieldNumber {
         case 1: try { try decoder.decodeSingularEnumField(value: &_storage._type) }()
         case 2: try { try decoder.decodeSingularUInt32Field(value: &_storage._id) }()
-        case 3: try { try decoder.decodeSingularMessageField(value: &_storage._reg) }()
-        case 4: try { try decoder.decodeSingularMessageField(value: &_storage._isk) }()
-        case 5: try { try decoder.decodeSingularMessageField(value: &_storage._nsf) }()
-        case 6: try { try decoder.decodeSingularMessageField(value: &_storage._psk) }()
-        case 7: try { try decoder.decodeSingularMessageField(value: &_storage._nlsk) }()
-        case 8: try { try decoder.decodeSingularMessageField(value: &_storage._efd) }()
-        case 9: try { try decoder.decodeSingularMessageField(value: &_storage._epfd) }()
-        case 10: try { try decoder.decodeSingularMessageField(value: &_storage._sgfd) }()
-        case 11: try { try decoder.decodeSingularMessageField(value: &_storage._tunf) }()
-        case 12: try { try decoder.decodeSingularMessageField(value: &_storage._tfd) }()
-        case 13: try { try decoder.decodeSingularMessageField(value: &_storage._ify) }()
-        case 14: try { try decoder.decodeSingularMessageField(value: &_storage._ffy) }()
-        case 15: try { try decoder.decodeSingularMessageField(value: &_storage._ext) }()
-        case 16: try { try decoder.decodeSingularMessageField(value: &_storage._usk) }()
-        case 17: try { try decoder.decodeSingularMessageField(value: &_storage._fifo) }()
-        case 18: try { try decoder.decodeSingularMessageField(value: &_storage._pipe) }()
-        case 19: try { try decoder.decodeSingularMessageField(value: &_storage._tty) }()
-        case 20: try { try decoder.decodeSingularMessageField(value: &_storage._memfd) }()
-        case 21: try { try decoder.decodeSingularMessageField(value: &_storage._bpf) }()
-        case 22: try { try decoder.decodeSingularMessageField(value: &_storage._pidfd) }()
-        case 20000: try { try decoder.decodeSingularMessageField(value: &_storage._ring) }()
+        case 3: try {
+          var v: reg_file_entry?
+          var hadOneofValue = false
+          if let current = _storage._content {
+            hadOneofValue = true
+            if case .reg(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._content = .reg(v)
+          }
+        }()
+        case 4: try {
+          var v: inet_sk_entry?
+          var hadOneofValue = false
+          if let current = _storage._content {
+            hadOneofValue = true
+            if case .isk(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._content = .isk(v)
+          }
+        }()
+        case 5: try {
+          var v: ns_file_entry?
+          var hadOneofValue = false
+          if let current = _storage._content {
+            hadOneofValue = true
+            if case .nsf(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._content = .nsf(v)
+          }
+        }()
+        case 6: try {
+          var v: packet_sock_entry?
+          var hadOneofValue = false
+          if let current = _storage._content {
+            hadOneofValue = true
+            if case .psk(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._content = .psk(v)
+          }
+        }()
+        case 7: try {
+          var v: netlink_sk_entry?
+          var hadOneofValue = false
+          if let current = _storage._content {
+            hadOneofValue = true
+            if case .nlsk(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._content = .nlsk(v)
+          }
+        }()
+        case 8: try {
+          var v: eventfd_file_entry?
+          var hadOneofValue = false
+          if let current = _storage._content {
+            hadOneofValue = true
+            if case .efd(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._content = .efd(v)
+          }
+        }()
+        case 9: try {
+          var v: eventpoll_file_entry?
+          var hadOneofValue = false
+          if let current = _storage._content {
+            hadOneofValue = true
+            if case .epfd(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._content = .epfd(v)
+          }
+        }()
+        case 10: try {
+          var v: signalfd_entry?
+          var hadOneofValue = false
+          if let current = _storage._content {
+            hadOneofValue = true
+            if case .sgfd(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._content = .sgfd(v)
+          }
+        }()
+        case 11: try {
+          var v: tunfile_entry?
+          var hadOneofValue = false
+          if let current = _storage._content {
+            hadOneofValue = true
+            if case .tunf(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._content = .tunf(v)
+          }
+        }()
+        case 12: try {
+          var v: timerfd_entry?
+          var hadOneofValue = false
+          if let current = _storage._content {
+            hadOneofValue = true
+            if case .tfd(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._content = .tfd(v)
+          }
+        }()
+        case 13: try {
+          var v: inotify_file_entry?
+          var hadOneofValue = false
+          if let current = _storage._content {
+            hadOneofValue = true
+            if case .ify(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._content = .ify(v)
+          }
+        }()
+        case 14: try {
+          var v: fanotify_file_entry?
+          var hadOneofValue = false
+          if let current = _storage._content {
+            hadOneofValue = true
+            if case .ffy(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._content = .ffy(v)
+          }
+        }()
+        case 15: try {
+          var v: ext_file_entry?
+          var hadOneofValue = false
+          if let current = _storage._content {
+            hadOneofValue = true
+            if case .ext(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._content = .ext(v)
+          }
+        }()
+        case 16: try {
+          var v: unix_sk_entry?
+          var hadOneofValue = false
+          if let current = _storage._content {
+            hadOneofValue = true
+            if case .usk(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._content = .usk(v)
+          }
+        }()
+        case 17: try {
+          var v: fifo_entry?
+          var hadOneofValue = false
+          if let current = _storage._content {
+            hadOneofValue = true
+            if case .fifo(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._content = .fifo(v)
+          }
+        }()
+        case 18: try {
+          var v: pipe_entry?
+          var hadOneofValue = false
+          if let current = _storage._content {
+            hadOneofValue = true
+            if case .pipe(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._content = .pipe(v)
+          }
+        }()
+        case 19: try {
+          var v: tty_file_entry?
+          var hadOneofValue = false
+          if let current = _storage._content {
+            hadOneofValue = true
+            if case .tty(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._content = .tty(v)
+          }
+        }()
+        case 20: try {
+          var v: memfd_file_entry?
+          var hadOneofValue = false
+          if let current = _storage._content {
+            hadOneofValue = true
+            if case .memfd(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._content = .memfd(v)
+          }
+        }()
+        case 21: try {
+          var v: bpfmap_file_entry?
+          var hadOneofValue = false
+          if let current = _storage._content {
+            hadOneofValue = true
+            if case .bpf(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._content = .bpf(v)
+          }
+        }()
+        case 22: try {
+          var v: pidfd_entry?
+          var hadOneofValue = false
+          if let current = _storage._content {
+            hadOneofValue = true
+            if case .pidfd(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._content = .pidfd(v)
+          }
+        }()
+        case 20000: try {
+          var v: stasis_io_uring_entry?
+          var hadOneofValue = false
+          if let current = _storage._content {
+            hadOneofValue = true
+            if case .ring(let m) = current {v = m}
+          }
+          try decoder.decodeSingularMessageField(value: &v)
+          if let v = v {
+            if hadOneofValue {try decoder.handleConflictingOneOf()}
+            _storage._content = .ring(v)
+          }
+        }()
         default: break
         }
       }
@@ -766,69 +1060,93 @@ nonisolated extension file_entry: SwiftProtobuf.Message, SwiftProtobuf._MessageI
       try { if let v = _storage._id {
         try visitor.visitSingularUInt32Field(value: v, fieldNumber: 2)
       } }()
-      try { if let v = _storage._reg {
+      switch _storage._content {
+      case .reg?: try {
+        guard case .reg(let v)? = _storage._content else { preconditionFailure() }
         try visitor.visitSingularMessageField(value: v, fieldNumber: 3)
-      } }()
-      try { if let v = _storage._isk {
+      }()
+      case .isk?: try {
+        guard case .isk(let v)? = _storage._content else { preconditionFailure() }
         try visitor.visitSingularMessageField(value: v, fieldNumber: 4)
-      } }()
-      try { if let v = _storage._nsf {
+      }()
+      case .nsf?: try {
+        guard case .nsf(let v)? = _storage._content else { preconditionFailure() }
         try visitor.visitSingularMessageField(value: v, fieldNumber: 5)
-      } }()
-      try { if let v = _storage._psk {
+      }()
+      case .psk?: try {
+        guard case .psk(let v)? = _storage._content else { preconditionFailure() }
         try visitor.visitSingularMessageField(value: v, fieldNumber: 6)
-      } }()
-      try { if let v = _storage._nlsk {
+      }()
+      case .nlsk?: try {
+        guard case .nlsk(let v)? = _storage._content else { preconditionFailure() }
         try visitor.visitSingularMessageField(value: v, fieldNumber: 7)
-      } }()
-      try { if let v = _storage._efd {
+      }()
+      case .efd?: try {
+        guard case .efd(let v)? = _storage._content else { preconditionFailure() }
         try visitor.visitSingularMessageField(value: v, fieldNumber: 8)
-      } }()
-      try { if let v = _storage._epfd {
+      }()
+      case .epfd?: try {
+        guard case .epfd(let v)? = _storage._content else { preconditionFailure() }
         try visitor.visitSingularMessageField(value: v, fieldNumber: 9)
-      } }()
-      try { if let v = _storage._sgfd {
+      }()
+      case .sgfd?: try {
+        guard case .sgfd(let v)? = _storage._content else { preconditionFailure() }
         try visitor.visitSingularMessageField(value: v, fieldNumber: 10)
-      } }()
-      try { if let v = _storage._tunf {
+      }()
+      case .tunf?: try {
+        guard case .tunf(let v)? = _storage._content else { preconditionFailure() }
         try visitor.visitSingularMessageField(value: v, fieldNumber: 11)
-      } }()
-      try { if let v = _storage._tfd {
+      }()
+      case .tfd?: try {
+        guard case .tfd(let v)? = _storage._content else { preconditionFailure() }
         try visitor.visitSingularMessageField(value: v, fieldNumber: 12)
-      } }()
-      try { if let v = _storage._ify {
+      }()
+      case .ify?: try {
+        guard case .ify(let v)? = _storage._content else { preconditionFailure() }
         try visitor.visitSingularMessageField(value: v, fieldNumber: 13)
-      } }()
-      try { if let v = _storage._ffy {
+      }()
+      case .ffy?: try {
+        guard case .ffy(let v)? = _storage._content else { preconditionFailure() }
         try visitor.visitSingularMessageField(value: v, fieldNumber: 14)
-      } }()
-      try { if let v = _storage._ext {
+      }()
+      case .ext?: try {
+        guard case .ext(let v)? = _storage._content else { preconditionFailure() }
         try visitor.visitSingularMessageField(value: v, fieldNumber: 15)
-      } }()
-      try { if let v = _storage._usk {
+      }()
+      case .usk?: try {
+        guard case .usk(let v)? = _storage._content else { preconditionFailure() }
         try visitor.visitSingularMessageField(value: v, fieldNumber: 16)
-      } }()
-      try { if let v = _storage._fifo {
+      }()
+      case .fifo?: try {
+        guard case .fifo(let v)? = _storage._content else { preconditionFailure() }
         try visitor.visitSingularMessageField(value: v, fieldNumber: 17)
-      } }()
-      try { if let v = _storage._pipe {
+      }()
+      case .pipe?: try {
+        guard case .pipe(let v)? = _storage._content else { preconditionFailure() }
         try visitor.visitSingularMessageField(value: v, fieldNumber: 18)
-      } }()
-      try { if let v = _storage._tty {
+      }()
+      case .tty?: try {
+        guard case .tty(let v)? = _storage._content else { preconditionFailure() }
         try visitor.visitSingularMessageField(value: v, fieldNumber: 19)
-      } }()
-      try { if let v = _storage._memfd {
+      }()
+      case .memfd?: try {
+        guard case .memfd(let v)? = _storage._content else { preconditionFailure() }
         try visitor.visitSingularMessageField(value: v, fieldNumber: 20)
-      } }()
-      try { if let v = _storage._bpf {
+      }()
+      case .bpf?: try {
+        guard case .bpf(let v)? = _storage._content else { preconditionFailure() }
         try visitor.visitSingularMessageField(value: v, fieldNumber: 21)
-      } }()
-      try { if let v = _storage._pidfd {
+      }()
+      case .pidfd?: try {
+        guard case .pidfd(let v)? = _storage._content else { preconditionFailure() }
         try visitor.visitSingularMessageField(value: v, fieldNumber: 22)
-      } }()
-      try { if let v = _storage._ring {
+      }()
+      case .ring?: try {
+        guard case .ring(let v)? = _storage._content else { preconditionFailure() }
         try visitor.visitSingularMessageField(value: v, fieldNumber: 20000)
-      } }()
+      }()
+      case nil: break
+      }
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -840,27 +1158,7 @@ nonisolated extension file_entry: SwiftProtobuf.Message, SwiftProtobuf._MessageI
         let rhs_storage = _args.1
         if _storage._type != rhs_storage._type {return false}
         if _storage._id != rhs_storage._id {return false}
-        if _storage._reg != rhs_storage._reg {return false}
-        if _storage._isk != rhs_storage._isk {return false}
-        if _storage._nsf != rhs_storage._nsf {return false}
-        if _storage._psk != rhs_storage._psk {return false}
-        if _storage._nlsk != rhs_storage._nlsk {return false}
-        if _storage._efd != rhs_storage._efd {return false}
-        if _storage._epfd != rhs_storage._epfd {return false}
-        if _storage._sgfd != rhs_storage._sgfd {return false}
-        if _storage._tunf != rhs_storage._tunf {return false}
-        if _storage._tfd != rhs_storage._tfd {return false}
-        if _storage._ify != rhs_storage._ify {return false}
-        if _storage._ffy != rhs_storage._ffy {return false}
-        if _storage._ext != rhs_storage._ext {return false}
-        if _storage._usk != rhs_storage._usk {return false}
-        if _storage._fifo != rhs_storage._fifo {return false}
-        if _storage._pipe != rhs_storage._pipe {return false}
-        if _storage._tty != rhs_storage._tty {return false}
-        if _storage._memfd != rhs_storage._memfd {return false}
-        if _storage._bpf != rhs_storage._bpf {return false}
-        if _storage._pidfd != rhs_storage._pidfd {return false}
-        if _storage._ring != rhs_storage._ring {return false}
+        if _storage._content != rhs_storage._content {return false}
         return true
       }
       if !storagesAreEqual {return false}

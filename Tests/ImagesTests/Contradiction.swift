@@ -89,7 +89,7 @@ struct Contradiction: Sendable, CustomStringConvertible {
         Contradiction("simple", "fdinfo-2.img", "id") { try $0.edit(.descriptors, 2) { $0.id = 999 } },
         Contradiction("simple", "fdinfo-2.img", "type") { try $0.edit(.descriptors, 2) { $0.type = .pipe } },
         Contradiction("simple", "files.img", "id") { try $0.editAll(.files) { $0.append($0[0]) } },
-        files("files", .eventfd, "type") { $0.clearEfd() },
+        files("files", .eventfd, "type") { $0.content = nil },
         files("files", .eventfd, "efd.id") { $0.efd.id = 999 },
         files("files", .reg, "reg.name") { $0.reg.name = "relative" },
         files("files", .reg, "reg.name") { $0.reg.name = "/a\0b" },
