@@ -15,7 +15,9 @@ package final class RestoreContext {
     /// files.img by id.
     package let files: [UInt32: FileEntry]
     /// The same by type, in the order of their ids.
-    package private(set) lazy var filesByType = Dictionary(grouping: files.values, by: \.type).mapValues { $0.sorted { $0.id < $1.id } }
+    package private(set) lazy var filesByType = files.keys.sorted().reduce(into: [FdTypes: [FileEntry]]()) { byType, id in
+        if let file = files[id] { byType[file.type, default: []].append(file) }
+    }
     /// Open files that exist, by id. Kept by us until every task has its copy.
     private var made: [UInt32: FileDescriptor] = [:]
     /// Looks at the pages that are read. The restore waits for it before anything runs.

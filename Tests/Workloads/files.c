@@ -1,5 +1,6 @@
 #include "workload.h"
 #include <dirent.h>
+#include <sys/eventfd.h>
 #include <sys/file.h>
 #include <linux/kcmp.h>
 
@@ -75,6 +76,50 @@ WORKLOAD(files, "regular files: position, flags, append, O_PATH, directories par
     check_equal(must(read(devices[1], text, 8)), 8, "bytes of /dev/zero");
     check(write(devices[3], "x", 1) == -1 && errno == ENOSPC, "/dev/full is not full");
     check_same_file(devices[0], "/dev/null");
+}
+
+WORKLOAD(files_many, "1,000 descriptors: files with positions and flags, deleted ones and eventfds among them, some dups of one open file") {
+    enum { COUNT = 1000, NAMES = 10 };
+    char name[32], text[16];
+    struct rlimit limit;
+    must(getrlimit(RLIMIT_NOFILE, &limit));
+    limit.rlim_cur = limit.rlim_max;
+    must(setrlimit(RLIMIT_NOFILE, &limit));
+    for (int i = 0; i < NAMES; i++) {
+        snprintf(name, sizeof name, "file-%d", i);
+        close(make(name, "0123456789", O_RDONLY));
+    }
+    int files[COUNT];
+    for (int i = 0; i < COUNT; i++) {
+        snprintf(name, sizeof name, "file-%d", i % NAMES);
+        switch (i % 7) {
+        case 0: files[i] = must(eventfd((unsigned)i, EFD_NONBLOCK)); continue;
+        case 1: files[i] = must(open(name, O_RDWR | O_APPEND)); break;
+        case 2: files[i] = must(dup(files[i - 1])); break;
+        case 3:
+            snprintf(name, sizeof name, "deleted-%d", i);
+            files[i] = make(name, "0123456789", O_RDWR);
+            if (i % 70 == 3) must(unlink(name));
+            break;
+        default: files[i] = must(open(name, O_RDONLY));
+        }
+        must(lseek(files[i], i % 10, SEEK_SET));
+    }
+    char *table = descriptor_table();
+    ready();
+    char *table_now = descriptor_table();
+    check(strcmp(table, table_now) == 0, "descriptors: now\n%swere\n%s", table_now, table);
+    for (int i = 0; i < COUNT; i++) {
+        if (i % 7 == 0) {
+            uint64_t count = 0;
+            if (i > 0) must(read(files[i], &count, sizeof count));
+            check_equal((int64_t)count, i, "count of an eventfd");
+            continue;
+        }
+        check_equal(must(pread(files[i], text, 1, i % 10)), 1, "bytes of a file");
+        check_equal(text[0], '0' + i % 10, "what a file holds");
+        if (i % 7 == 3) check_equal((int64_t)(must(lseek(files[i], 0, SEEK_CUR))), i % 10, "position");
+    }
 }
 
 static int shared_fd, child_fd;

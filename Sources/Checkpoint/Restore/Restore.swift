@@ -315,6 +315,7 @@ package final class Restore {
         }
         context.task = { [unowned self] in processes[$0.rawValue] }
         let stands = try standInsForFdinfo(byType[.reg] ?? [])
+        RegularFile.beginOpening(entries(RegularFile.self), context)
         for kind in kinds { try kind.make(entries(kind), context) }
         for (process, number) in stands { try process.run { $0.call("close", SYS_close, .init(number)) } }
         for kind in kinds { try kind.finish(entries(kind), context) }

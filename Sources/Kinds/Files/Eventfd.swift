@@ -43,7 +43,8 @@ package enum Eventfd: OpenFileKind {
                 let flags = Int(O_CLOEXEC) | Int(entry.efd.flags & StatusFlags.nonblocking) | (entry.efd.semaphore ? 1 : 0)
                 let made = FileDescriptor(owning: Int32(try Syscall.call("eventfd2", SYS_eventfd2, fits ? Int(count) : 0, flags)))
                 if !fits { try made.write((0..<8).map { UInt8(truncatingIfNeeded: count >> (8 * $0)) }) }
-                try made.setStatusFlags(entry.efd.flags)
+                // eventfd2(2) has set what there usually is.
+                if entry.efd.flags & StatusFlags.changeable & ~StatusFlags.nonblocking != 0 { try made.setStatusFlags(entry.efd.flags) }
                 try FileOwner.restore(entry.efd.fown, on: made)
                 context.made(entry.id, made)
             }

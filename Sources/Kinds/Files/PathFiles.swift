@@ -109,6 +109,11 @@ package enum PathFiles {
     /// - Parameter flags: how to open it, where no descriptor is restored: the open mode of a mapping (vma_entry.fdflags), 0 for
     ///   executables and directories. nil: as the entry says.
     package static func open(_ entry: RegFileEntry, flags: UInt32?, _ context: RestoreContext) throws -> FileDescriptor {
+        try open(entry, flags: flags, context, ahead: nil)
+    }
+
+    /// - Parameter ahead: what stands at the entry's path, opened as it says; used when nothing else takes its place.
+    static func open(_ entry: RegFileEntry, flags: UInt32?, _ context: RestoreContext, ahead: OpenedAhead.File?) throws -> FileDescriptor {
         try CheckpointError.about("restore", .file(entry.name)) {
             let flags = flags ?? entry.flags
             switch try place(of: entry, context) {
@@ -118,7 +123,10 @@ package enum PathFiles {
             case .remapped(.process(let number)):
                 try DeadProcess.standIn(for: number, context)
                 return try open(path: entry.name, entry, flags, context)
-            case .path: return try open(path: entry.name, entry, flags, context)
+            case .path:
+                guard let ahead else { return try open(path: entry.name, entry, flags, context) }
+                try FileValidation.check(entry, entry.name, ahead.status, context)
+                return ahead.descriptor
             }
         }
     }

@@ -44,11 +44,15 @@ package enum RegularFile: OpenFileKind {
         for entry in entries { try PathFiles.check(entry.reg, flags: nil, context) }
     }
 
+    /// Begins to open what `make` will be asked for, on another thread.
+    package static func beginOpening(_ entries: [FileEntry], _ context: RestoreContext) { context.state(of: OpenedAhead.self).begin(entries, context) }
+
     package static func make(_ entries: [FileEntry], _ context: RestoreContext) throws {
-        for file in entries {
+        let ahead = context.state(of: OpenedAhead.self)
+        for (index, file) in entries.enumerated() {
             guard file.hasReg else { throw CheckpointError("restore", .image("files.img"), "entry \(file.id) of type REG holds no reg message") }
             let entry = file.reg
-            let descriptor = try PathFiles.open(entry, flags: nil, context)
+            let descriptor = try PathFiles.open(entry, flags: nil, context, ahead: ahead.take(index))
             try CheckpointError.about("restore", .file(entry.name)) { try place(entry, descriptor) }
             context.made(file.id, descriptor)
         }
