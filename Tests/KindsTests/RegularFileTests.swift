@@ -54,6 +54,43 @@ import Testing
         #expect(entry.hasSize == (name == "/proc/self/status"))
     }
 
+    @Test("many are opened ahead of their turn, from the last on; what is no plain file there, or not there, is left")
+    func ahead() throws {
+        let trip = try DumpAndRestore()
+        let saved = try (0..<300).map { try trip.save(try FileDescriptor.open(try scratch.file("f\($0)", "\($0)"), O_RDWR | O_APPEND)) }
+        let context = try trip.restore()
+        unsafe unlink(saved[298].reg.name)
+        unsafe unlink(saved[297].reg.name)
+        unsafe mkfifo(saved[297].reg.name, 0o600)
+        let ahead = OpenedAhead()
+        ahead.begin(saved, context)
+        try context.feeders.finish()
+        #expect(ahead.take(0) == nil, "the first is the conductor's")
+        for index in 1..<300 where index < 297 || index == 299 {
+            let file = try #require(ahead.take(index))
+            #expect(try file.status == Files.status(saved[index].reg.name))
+            #expect(try file.descriptor.status() == file.status)
+            #expect(try file.descriptor.control(F_GETFL) & Int(O_ACCMODE | O_APPEND) == Int(O_RDWR | O_APPEND))
+        }
+        #expect(ahead.take(299) == nil, "a file is given once")
+        let again = OpenedAhead()
+        again.begin(saved, context)
+        try context.feeders.finish()
+        #expect(again.take(298) == nil && again.take(297) == nil)
+    }
+
+    @Test("what the conductor has come to is not opened ahead")
+    func aheadTooLate() throws {
+        let trip = try DumpAndRestore()
+        let saved = try (0..<200).map { try trip.save(try FileDescriptor.open(try scratch.file("f\($0)"), O_RDONLY)) }
+        let context = try trip.restore(), ahead = OpenedAhead()
+        #expect(ahead.take(150) == nil)
+        ahead.begin(saved, context)
+        try context.feeders.finish()
+        #expect((0...150).allSatisfy { ahead.take($0) == nil })
+        #expect(ahead.take(151) != nil)
+    }
+
     @Test("the owner of SIGIO comes back")
     func owner() throws {
         let before = try FileDescriptor.open(try scratch.file("f"), O_RDONLY)

@@ -7,6 +7,7 @@ import Synchronization
 /// the first to the last, each for itself where the other has not been. A file that can't be opened is left to the conductor, which says why.
 final class OpenedAhead: DumpState, Sendable {
     struct File: Sendable {
+        /// What stood at the path, and was opened.
         let status: FileStatus, descriptor: FileDescriptor
     }
     private struct State {
