@@ -1,7 +1,7 @@
 import CLinux
 import Glibc
 
-/// A shared mapping of a file or socket in this process, unmapped when the last reference goes (mmap(2)).
+/// A mapping of a file or socket in this process, shared if not said otherwise, unmapped when the last reference goes (mmap(2)).
 @safe public final class MappedFile {
     private let address: UnsafeMutableRawPointer
     public let count: Int
@@ -10,6 +10,13 @@ import Glibc
     public init(_ file: FileDescriptor, count: Int, at offset: UInt64 = 0) throws(SyscallError) {
         let number = file.number
         let result = try Syscall.check("mmap", .fd(number)) { unsafe Syscall.raw(SYS_mmap, 0, count, Int(PROT_READ | PROT_WRITE), Int(MAP_SHARED), Int(number), Int(offset)) }
+        unsafe address = UnsafeMutableRawPointer(bitPattern: result)!
+        self.count = count
+    }
+    /// A private mapping that is only read.
+    public init(reading file: FileDescriptor, count: Int) throws(SyscallError) {
+        let number = file.number
+        let result = try Syscall.check("mmap", .fd(number)) { unsafe Syscall.raw(SYS_mmap, 0, count, Int(PROT_READ), Int(MAP_PRIVATE), Int(number), 0) }
         unsafe address = UnsafeMutableRawPointer(bitPattern: result)!
         self.count = count
     }
@@ -29,6 +36,10 @@ import Glibc
     public func read(_ range: Range<Int>) -> [UInt8] {
         precondition(range.lowerBound >= 0 && range.upperBound <= count)
         return unsafe Array(UnsafeRawBufferPointer(start: address + range.lowerBound, count: range.count))
+    }
+    public func withSpan<Result>(_ body: (Span<UInt8>) throws -> Result) rethrows -> Result {
+        defer { withExtendedLifetime(self) {} }
+        return try body(unsafe UnsafeBufferPointer(start: address.assumingMemoryBound(to: UInt8.self), count: count).span)
     }
     public func write(_ bytes: [UInt8], at offset: Int) {
         precondition(offset >= 0 && offset + bytes.count <= count)

@@ -66,11 +66,12 @@ package enum Dump {
         let began = Clock.monotonic()
         try request.hook("pre-dump")
         let commit = try Commit(directory: request.images)
-        let tree: FrozenTree, incremental: Incremental, server: PageServerClient?
+        let tree: FrozenTree, incremental: Incremental, server: PageServerClient?, mappings: MappingReader
         do {
             server = try request.pageServer.map { try PageServerClient($0) }
             incremental = try Incremental(request, tracks: request.settings.tracksMemory && request.settings.ending != .kill)
             if request.plugins.has(.pauseDevices) { try request.plugins.pauseDevices(of: Explanation.tree(request.root)) }
+            mappings = MappingReader(tree: request.root)
             tree = try Freeze.stop(request.root, request.settings, request.log)
         } catch {
             commit.rollBack()
@@ -78,7 +79,7 @@ package enum Dump {
         }
         request.plugins.session?.letRun = { try Freeze.letRun($0, of: $1, in: tree, request.settings, request.log, $2) }
         let context = DumpContext(settings: request.settings, log: request.log, images: DumpImages(directory: request.images, compression: request.settings.compression, directly: request.settings.directIO))
-        (context.runID, context.hook) = (incremental.run, request.hook)
+        (context.runID, context.hook, context.mappings) = (incremental.run, request.hook, mappings)
         context.receiver = server
         context.plugins = request.plugins
         defer { context.forgetSteps() }
@@ -137,7 +138,7 @@ package enum Dump {
     package static func check(_ request: Request) throws -> CheckReport {
         let commit = try Commit(directory: request.images)
         let context = DumpContext(settings: request.settings, log: request.log, images: DumpImages(directory: request.images), purpose: .check)
-        context.plugins = request.plugins
+        (context.plugins, context.mappings) = (request.plugins, MappingReader(tree: request.root))
         defer { context.forgetSteps() }
         var report = CheckReport("dump")
         do {

@@ -22,7 +22,7 @@ package struct Explanation: Sendable {
         try Freeze.refuseWhatCannotBeDumped(root)
         (self.root, name) = (root, try TaskStat.of(root).comm)
         let context = DumpContext(settings: settings, log: log, images: try DumpImages.discarded(), purpose: .explain)
-        (context.granting, context.plugins) = (granting, plugins)
+        (context.granting, context.plugins, context.mappings) = (granting, plugins, MappingReader(tree: root))
         let tree = Self.tree(root)
         var members = [TreePlan.Member](), living = [ThreadID]()
         for id in tree {
@@ -70,7 +70,7 @@ package struct Explanation: Sendable {
                     if let error = FrozenRegisters.refusal(ofProgram: id) { try context.refuse(error) }
                     try context.attempt { _ = try PathFiles.executableID(of: id, context: context) }
                     try context.attempt { _ = try FileSystemContext.dump(of: id, status: try Proc.status(id), context) }
-                    _ = try MemoryMap.dump(try Mapping.all(of: id, withFlags: true), of: id, scratch: nil, context)
+                    _ = try MemoryMap.dump(try context.mappings.all(of: id), of: id, scratch: nil, context)
                 }
             }
         }

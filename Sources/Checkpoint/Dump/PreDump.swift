@@ -30,10 +30,11 @@ package enum PreDump {
         let began = Clock.monotonic()
         try request.hook("pre-dump")
         let commit = try Commit(directory: request.images)
-        let incremental: Incremental, tree: FrozenTree, server: PageServerClient?
+        let incremental: Incremental, tree: FrozenTree, server: PageServerClient?, reader: MappingReader
         do {
             server = try request.pageServer.map { try PageServerClient($0) }
             incremental = try Incremental(request, tracks: true)
+            reader = MappingReader(tree: request.root)
             tree = try Freeze.stop(request.root, request.settings, request.log)
         } catch {
             commit.rollBack()
@@ -43,7 +44,7 @@ package enum PreDump {
         (result.processes, result.threads) = (tree.processes.count, tree.threadCount)
         result.statistics.freezingTime = UInt32(truncatingIfNeeded: (tree.stood - tree.began) / 1000)
         do {
-            let found = try examine(tree, incremental, server, &result.statistics)
+            let found = try examine(tree, reader, incremental, server, &result.statistics)
             let thawed = Clock.monotonic()
             result.statistics.frozenTime = UInt32(truncatingIfNeeded: (thawed - tree.began) / 1000)
             result.statistics.memdumpTime = UInt32(truncatingIfNeeded: (thawed - tree.stood) / 1000)
@@ -68,11 +69,11 @@ package enum PreDump {
     private struct Found { let process: ThreadID, view: ThreadID, runs: PageRuns }
 
     /// The tree runs on afterwards.
-    private static func examine(_ tree: FrozenTree, _ incremental: Incremental, _ server: PageServerClient?, _ statistics: inout DumpStatsEntry) throws -> [Found] {
+    private static func examine(_ tree: FrozenTree, _ reader: MappingReader, _ incremental: Incremental, _ server: PageServerClient?, _ statistics: inout DumpStatsEntry) throws -> [Found] {
         var found = [Found]()
         for process in tree.living {
             try CheckpointError.about("pre-dump", .task(process.id)) {
-                let mappings = try Mapping.all(of: process.view, withFlags: true)
+                let mappings = try reader.all(of: process.view)
                 try MemoryMap.refuseMissing(mappings, of: process.id)
                 let entries = MemoryMap.trackable(mappings, scratch: nil)
                 let scan = try PageScan(of: process.view, mappings, marks: true)

@@ -50,8 +50,8 @@ final class ProcessDumper {
     func dump(_ sharing: inout Sharing, parent: ThreadID?) throws {
         let log = context.log.about("task \(id)")
         let ids = try dumpIDs(&sharing, parent: parent)
-        var mappings = try Mapping.all(of: view, withFlags: true)
-        if try letOutOfOldGrafts(mappings) { mappings = try Mapping.all(of: view, withFlags: true) }
+        var mappings = try context.mappings.all(of: view)
+        if try letOutOfOldGrafts(mappings) { mappings = try context.mappings.all(of: view) }
         log.info("\(mappings.count) mappings, \(process.threads.count) threads")
         let status = try Proc.status(view)
         let graft = try ProcessGraft(in: view, mappings: mappings, caught: status.hexadecimal("SigCgt") ?? 0, virtualProcess: id.rawValue)

@@ -6,6 +6,8 @@ public struct TaskStat: Equatable, Sendable {
     public let startTime: UInt64, startCode: UInt64, endCode: UInt64, startStack: UInt64
     public let startData: UInt64, endData: UInt64, startBreak: UInt64
     public let argStart: UInt64, argEnd: UInt64, envStart: UInt64, envEnd: UInt64, exitCode: Int32
+    /// Memory that is there, bytes; not exact (proc(5)).
+    public let resident: UInt64
     /// The CPU it ran on last.
     public let processor: Int32
 
@@ -26,7 +28,7 @@ public struct TaskStat: Equatable, Sendable {
         func address(_ field: Int) -> UInt64 { UInt64(bitPattern: number(field)) }
         parent = Int32(truncatingIfNeeded: number(4)); group = Int32(truncatingIfNeeded: number(5))
         session = Int32(truncatingIfNeeded: number(6)); terminal = Int32(truncatingIfNeeded: number(7)); foreground = Int32(truncatingIfNeeded: number(8)); flags = address(9)
-        startTime = address(22); startCode = address(26); endCode = address(27); startStack = address(28)
+        startTime = address(22); resident = address(24) &* 4096; startCode = address(26); endCode = address(27); startStack = address(28)
         startData = address(45); endData = address(46); startBreak = address(47)
         argStart = address(48); argEnd = address(49); envStart = address(50); envEnd = address(51)
         processor = Int32(truncatingIfNeeded: number(39))

@@ -20,7 +20,7 @@ public enum BPFMap {
         let number = map.number
         try Syscall.check("bpf(BPF_OBJ_GET_INFO_BY_FD)", .fd(number)) {
             unsafe bytes.withUnsafeMutableBytes { buffer in
-                command(15, [little32(UInt32(bitPattern: number)), little32(UInt32(buffer.count)), little64(UInt64(UInt(bitPattern: buffer.baseAddress)))])
+                BPF.command(15, [little32(UInt32(bitPattern: number)), little32(UInt32(buffer.count)), little64(UInt64(UInt(bitPattern: buffer.baseAddress)))])
             }
         }
         // six words, 16 bytes of name, ifindex, a type id, u64 netns_dev and netns_ino, four words of BTF, u64 map_extra
@@ -35,20 +35,20 @@ public enum BPFMap {
         let words = [info.type, info.keySize, info.valueSize, info.maximum, info.flags, 0, 0].map { little32($0) }
         let tail = [little32(info.interface), little32(0), little32(0), little32(0), little32(0), little64(info.extra)]
         return FileDescriptor(owning: Int32(try Syscall.check("bpf(BPF_MAP_CREATE)") {
-            command(0, words + [name + [UInt8](repeating: 0, count: 16 - name.count)] + tail)
+            BPF.command(0, words + [name + [UInt8](repeating: 0, count: 16 - name.count)] + tail)
         }))
     }
 
     /// Another open file of the map with that id, with the access mode of `flags` (open(2)).
     public static func open(id: UInt32, flags: UInt32) throws(SyscallError) -> FileDescriptor {
         let mode = switch flags & 3 { case 0: readOnly; case 1: writeOnly; default: 0 as UInt32 }
-        return FileDescriptor(owning: Int32(try Syscall.check("bpf(BPF_MAP_GET_FD_BY_ID)") { command(14, [little32(id), little32(0), little32(mode)]) }))
+        return FileDescriptor(owning: Int32(try Syscall.check("bpf(BPF_MAP_GET_FD_BY_ID)") { BPF.command(14, [little32(id), little32(0), little32(mode)]) }))
     }
 
     /// No program may change it from user space any more.
     public static func freeze(_ map: FileDescriptor) throws(SyscallError) {
         let number = map.number
-        try Syscall.check("bpf(BPF_MAP_FREEZE)", .fd(number)) { command(22, [little32(UInt32(bitPattern: number))]) }
+        try Syscall.check("bpf(BPF_MAP_FREEZE)", .fd(number)) { BPF.command(22, [little32(UInt32(bitPattern: number))]) }
     }
 
     /// Everything in it: keys one behind the other, and values.
@@ -86,11 +86,5 @@ public enum BPFMap {
         }
         if result < 0 && result != -Int(ENOENT) { throw SyscallError("bpf(\(name))", .fd(fd), Int32(-result)) }
         return Int(min(done, count))
-    }
-
-    /// bpf(2) with an attribute made of these parts; the answer as the kernel gives it.
-    private static func command(_ number: Int, _ parts: [[UInt8]]) -> Int {
-        var attribute = Array(parts.joined())
-        return unsafe attribute.withUnsafeMutableBytes { unsafe Syscall.raw(SYS_bpf, number, Int(bitPattern: $0.baseAddress), $0.count) }
     }
 }
