@@ -17,6 +17,8 @@ package final class Incremental {
     private let root: ThreadID, log: Log
     private let softDirty: Bool
     private var trackers: [ThreadID: MemoryTracker] = [:]
+    /// What the earlier directories have of each process with a tracker: looked up while the tree still runs.
+    private var saved: [ThreadID: Result<[Range<UInt64>], any Error>] = [:]
     private let holder: TrackerHolder?
 
     /// - Parameters:
@@ -43,6 +45,21 @@ package final class Incremental {
         if chain != nil, before.isEmpty || !trackers.values.contains(where: { $0.since == before }) {
             log.warn("Memory was not tracked since \(previous ?? ""): every page is saved again")
         }
+        for (process, tracker) in trackers where isFromParent(tracker) { saved[process] = Result { try pagesOfParent(process) } }
+    }
+
+    /// Whether it has followed the memory since the dump before this one.
+    private func isFromParent(_ tracker: MemoryTracker) -> Bool { parent != nil && !parentRun.isEmpty && tracker.since == parentRun }
+
+    /// Pages of a process that are in the directory of the dump before, or in its parents.
+    private func pagesOfParent(_ process: ThreadID) throws -> [Range<UInt64>] {
+        guard let parent, let newest = parent.directories.first, newest.exists(.pagemap, process.rawValue) else { return [] }
+        var found = [Range<UInt64>]()
+        for extent in try parent.extents(of: .pagemap, process.rawValue) where extent.source != .lazy {
+            let end = extent.address + extent.pages * parent.pageSize
+            if let last = found.last, last.upperBound == extent.address { found[found.count - 1] = last.lowerBound..<end } else { found.append(extent.address..<end) }
+        }
+        return found
     }
 
     /// The link `parent` of a directory, replacing an older one.
@@ -58,7 +75,7 @@ package final class Incremental {
     ///   - mappings: its mappings that can be tracked.
     ///   - isRemote: the pages of the earlier dump are with a page server, which has pages for this process; nil: they are here.
     package func unchanged(of process: ThreadID, startTime: UInt64, in mappings: [VmaEntry], _ scan: PageScan, remote: Bool?) throws -> [Range<UInt64>] {
-        guard let parent, let tracker = trackers[process], tracker.startTime == startTime, !parentRun.isEmpty, tracker.since == parentRun else { return [] }
+        guard let tracker = trackers[process], tracker.startTime == startTime, isFromParent(tracker) else { return [] }
         let same: [Range<UInt64>]
         do throws(SyscallError) { same = try tracker.unchanged(mappings, scan) } catch {
             log.warn("task \(process): what changed can't be told, every page is saved: \(error)")
@@ -66,9 +83,7 @@ package final class Incremental {
         }
         // With a page server nothing of the earlier pages is here; every page that was there and tracked was sent.
         if let remote { return remote ? same : [] }
-        guard let newest = parent.directories.first, newest.exists(.pagemap, process.rawValue) else { return [] }
-        let saved = try parent.extents(of: .pagemap, process.rawValue).filter { $0.source != .lazy }.map { $0.address..<($0.address + $0.pages * parent.pageSize) }
-        return MemoryTracker.common(same, saved)
+        return MemoryTracker.common(same, try saved[process]?.get() ?? [])
     }
 
     /// Whether `follow` needs the process to be in a graft: it has no tracker yet.
