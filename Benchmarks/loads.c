@@ -1,6 +1,7 @@
 /* The programs that Benchmarks/run checkpoints, and the stopwatch it checkpoints them with.
  *
  *   loads LOAD COUNT READY     build a state of COUNT parts, create the file READY, stand still
+ *   loads peer FILE            the other end of connections, for the load `connections`; FILE is READY.peer
  *   loads measure RESULT COMMAND...
  *                              run COMMAND; write "nanoseconds peak-KiB wait-status" to the file RESULT
  *
@@ -11,6 +12,7 @@
 #include <err.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -18,6 +20,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -164,36 +167,71 @@ static bool descriptors_there(void)
 }
 
 static int *connections, connection_count;
+static char *ready;
 
-/* Ends of connections over loopback, both of each in the load, beside 10,000 other descriptors. Something waits in each to be read. */
+/* Connections over loopback to a peer outside (`loads peer`), beside five times as many other descriptors. The echo of what was said waits in each to be read. */
 static void build_connections(void)
 {
-	struct sockaddr_in name = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-	socklen_t length = sizeof name;
+	char path[4096];
+	struct sockaddr_in name;
+	snprintf(path, sizeof path, "%s.peer", ready);
+	FILE *file = fopen(path, "r");
+	if (!file || fread(&name, sizeof name, 1, file) != 1) err(1, "%s", path);
+	fclose(file);
 	connection_count = parts;
-	parts = 10000;
+	parts *= 5;
 	build_descriptors();
 	connections = calloc(connection_count, sizeof *connections);
-	int listener = socket(AF_INET, SOCK_STREAM, 0);
-	if (bind(listener, (struct sockaddr *)&name, length) || listen(listener, 8) || getsockname(listener, (struct sockaddr *)&name, &length)) err(1, "listener");
-	for (int i = 0; i < connection_count; i += 2) {
+	for (int i = 0; i < connection_count; i++) {
 		connections[i] = socket(AF_INET, SOCK_STREAM, 0);
-		if (connect(connections[i], (struct sockaddr *)&name, length)) err(1, "connection number %d", i);
-		connections[i + 1] = accept(listener, NULL, NULL);
-		for (int k = 0; k < 2; k++)
-			if (write(connections[i + k], &i, sizeof i) != sizeof i) err(1, "write to connection number %d", i + k);
+		if (connect(connections[i], (struct sockaddr *)&name, sizeof name)) err(1, "connection number %d", i);
+		if (write(connections[i], &i, sizeof i) != sizeof i) err(1, "write to connection number %d", i);
 	}
-	close(listener);
+	for (int i = 0; i < connection_count; i++) {
+		struct pollfd echo = {connections[i], POLLIN, 0};
+		if (poll(&echo, 1, -1) != 1) err(1, "echo of connection number %d", i);
+	}
 }
 
+/* What waited is there, and the peer still answers. */
 static bool connections_there(void)
 {
 	for (int i = 0; i < connection_count; i++) {
 		int got = -1;
-		if (read(connections[i], &got, sizeof got) != sizeof got || got != (i & ~1)) return false;
-		if (write(connections[i ^ 1], &got, sizeof got) != sizeof got) return false;
+		if (read(connections[i], &got, sizeof got) != sizeof got || got != i) return false;
+		if (write(connections[i], &got, sizeof got) != sizeof got) return false;
+	}
+	for (int i = 0; i < connection_count; i++) {
+		struct pollfd echo = {connections[i], POLLIN, 0};
+		if (poll(&echo, 1, 10000) != 1 || !(echo.revents & POLLIN)) return false;
 	}
 	return descriptors_there();
+}
+
+/* The other end of such connections: gives back what it gets; says in the file where it listens. */
+static int be_peer(const char *path)
+{
+	struct sockaddr_in name = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+	socklen_t length = sizeof name;
+	char bytes[4096], part[4096];
+	int listener = socket(AF_INET, SOCK_STREAM, 0), waiting = epoll_create1(0);
+	if (bind(listener, (struct sockaddr *)&name, length) || listen(listener, 128) || getsockname(listener, (struct sockaddr *)&name, &length)) err(1, "listener");
+	struct epoll_event event = {.events = EPOLLIN, .data.fd = listener};
+	if (epoll_ctl(waiting, EPOLL_CTL_ADD, listener, &event)) err(1, "epoll_ctl");
+	snprintf(part, sizeof part, "%s.part", path);
+	FILE *file = fopen(part, "w");
+	if (!file || fwrite(&name, sizeof name, 1, file) != 1 || fclose(file) || rename(part, path)) err(1, "%s", path);
+	for (;;) {
+		if (epoll_wait(waiting, &event, 1, -1) != 1) continue;
+		int from = event.data.fd;
+		if (from == listener) {
+			event.data.fd = accept(listener, NULL, NULL);
+			if (event.data.fd < 0 || epoll_ctl(waiting, EPOLL_CTL_ADD, event.data.fd, &event)) err(1, "accept");
+			continue;
+		}
+		ssize_t got = read(from, bytes, sizeof bytes);
+		if (got <= 0 || write(from, bytes, got) != got) close(from);
+	}
 }
 
 static void build_processes(void)
@@ -213,7 +251,6 @@ static bool processes_there(void)
 }
 
 static int64_t longest_pause;
-static char *ready;
 
 static bool report_pause(void)
 {
@@ -315,7 +352,8 @@ static int measure(const char *result, char **command)
 int main(int argc, char **argv)
 {
 	if (argc > 3 && strcmp(argv[1], "measure") == 0) return measure(argv[2], argv + 3);
-	if (argc != 4) errx(2, "usage: loads LOAD COUNT READY | loads measure RESULT COMMAND...");
+	if (argc == 3 && strcmp(argv[1], "peer") == 0) return be_peer(argv[2]);
+	if (argc != 4) errx(2, "usage: loads LOAD COUNT READY | loads peer FILE | loads measure RESULT COMMAND...");
 	parts = atoi(argv[2]);
 	ready = argv[3];
 	for (size_t i = 0; i < sizeof loads / sizeof *loads; i++)

@@ -3,10 +3,10 @@ import ImageMessages
 import Linux
 import TCPRepair
 
-/// The connections of one dump. They are saved when everything else is, under a lock that holds their packets back:
+/// The connections of one dump. They are saved when everything else is, in the end under a lock that holds their packets back:
 ///
-/// 1. lock: from here to the restore nothing reaches them, and nothing that they send reaches anybody;
-/// 2. their entries in files.img (repair mode would change what some options say);
+/// 1. their entries in files.img: options, which stand still with the tree, and would be others in repair mode;
+/// 2. lock: from here to the restore nothing reaches them, and nothing that they send reaches anybody;
 /// 3. all into repair mode, queues and numbers into tcp-stream images, all out of it: milliseconds, watched by a guard (`PausedSockets`);
 /// 4. when the tree runs on, the lock is lifted; when it is left stopped, one stays until a restore or `network-unlock`; when it is to be killed, another lock is left for the restore, and the sockets, of which
 ///    we hold the last descriptors, are closed in repair mode, which tells the peers nothing.
@@ -32,9 +32,9 @@ package final class TCPDump: DumpState {
     private func save(_ context: DumpContext) throws {
         // A tree that only stands (check) is not to lose packets.
         let keeps = context.settings.tcpEstablished && !context.settings.tcpClose
-        if keeps && context.settings.locksNetwork && context.purpose == .dump { try hold(context) }
         let fresh = InetDump()
         var entries = try files.map { try InetSocket.dump($0, context, list: fresh).isk }
+        if keeps && context.settings.locksNetwork && context.purpose == .dump { try hold(context) }
         if keeps {
             let began = Clock.monotonic()
             let paused = try CheckpointError.about("pause", .object("the tree's TCP connections"), remedy: "run as root, or with CAP_NET_ADMIN") {
@@ -63,7 +63,9 @@ package final class TCPDump: DumpState {
             let cause = error.errno.rawValue == EOPNOTSUPP ? "a connection in state \(state) can't be saved" : "\(error)"
             throw CheckpointError("dump", .inetSocket(entry), cause, remedy: "dump again, or leave connections out with --tcp-close", errno: error.errno)
         }
+        // Until the lock the peer could still end it.
         entry.state = UInt32(connection.state.rawValue)
+        if connection.state.hasReceivedFIN { entry.shutdown = SkShutdown(rawValue: entry.shutdown.rawValue | SkShutdown.read.rawValue) ?? entry.shutdown }
         try context.images.write(
             "tcp-stream-\(String(entry.ino, radix: 16)).img", TcpStreamEntry(connection), payload: connection.receiveQueue + connection.sendQueue)
     }
