@@ -13,7 +13,9 @@ package struct DumpSettings: Sendable, Equatable {
     package var ghostLimit: UInt64 = 1 << 20
     /// --ghost-fiemap: find holes by FIEMAP rather than SEEK_HOLE.
     package var ghostFiemap = true
-    package var fileLocks = false, externalUnixSockets = false, evasiveDevices = false, forceIrmap = false
+    package var fileLocks = false, externalUnixSockets = false, evasiveDevices = false
+    /// --force-irmap: the names of what is watched are looked for by a walk first; --irmap-scan-path: also in these directories.
+    package var forceIrmap = false, irmapScanPaths: [String] = []
     package var tcpEstablished = false, tcpClose = false, skipInFlight = false
     /// --network-lock skip turns it off: packets that come while the tree is frozen are then answered by the kernel, or lost.
     package var locksNetwork = true

@@ -41,8 +41,8 @@ extension OptionTable {
         },
         OptionRow("ghost-fiemap", negation: true, [.dump, .migrate], .files, "find holes of deleted files with FIEMAP (default: on)") { $0.ghostFiemap = $1.isOn },
         OptionRow("evasive-devices", negation: true, [.dump, .migrate], .files, "use any other path to a device file that is out of reach") { $0.evasiveDevices = $1.isOn },
-        OptionRow("force-irmap", negation: true, [.dump, .migrate], .files, "find the paths of inotify and fanotify watches by walking directories") { $0.forceIrmap = $1.isOn },
-        OptionRow("irmap-scan-path", taking: .required("PATH"), [.dump, .migrate], .files, "walk this directory too; repeatable") { $0.irmapScanPaths.append($1.text) },
+        OptionRow("force-irmap", negation: true, [.dump, .migrate], .files, "find what inotify and fanotify watch by walking directories, not by the kernel's handles") { $0.forceIrmap = $1.isOn },
+        OptionRow("irmap-scan-path", taking: .required("PATH"), [.dump, .migrate], .files, "walk this directory (absolute), too, for what is watched and whose handle leads nowhere; repeatable") { $0.irmapScanPaths.append($1.text) },
         OptionRow("file-locks", short: "l", negation: true, both, .files, "dump and take again file locks") { $0.fileLocks = $1.isOn },
         OptionRow("file-validation", taking: .required("MODE"), both, .files, "how a restore knows a file again: filesize or buildid (default)") {
             (options, value) throws(OptionError) in options.fileValidation = try value.choice()

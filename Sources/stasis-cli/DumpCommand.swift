@@ -75,13 +75,13 @@ extension DumpSettings {
         fileLocks = options.fileLocks
         externalUnixSockets = options.externalUnixSockets != .none
         evasiveDevices = options.evasiveDevices
-        forceIrmap = options.forceIrmap
+        (forceIrmap, irmapScanPaths) = (options.forceIrmap, options.irmapScanPaths)
         tcpEstablished = options.tcpEstablished
         tcpClose = options.tcpClose
         skipInFlight = options.skipInFlight
         locksNetwork = options.networkLock != .skip && options.networkLock != .none
         fileValidation = .init(options.fileValidation)
-        external = options.externals.map(\.text)
+        external = options.externals.map(\.text) + options.externalUnixSockets.named
         timeout = Int(options.timeout)
         freezeCgroup = options.freezeCgroup
         previousImages = options.previousImagesDirectory

@@ -35,8 +35,9 @@ package enum Fanotify: OpenFileKind {
                     throw CheckpointError("dump", file.subject, "it decides on others' opening and reading of files: while it stands still, they all would", remedy: "stop that program before the dump")
                 }
                 if words["ino"] != nil {
-                    guard let inode = words["ino"].flatMap({ UInt64($0, radix: 16) }), let handle = FileHandles.entry(words, device: try number("sdev"), inode: inode) else {
-                        throw CheckpointError("dump", file.subject, "it marks an inode (\(words["ino"] ?? "?")) whose path can't be found", remedy: "remove the mark before the dump")
+                    guard let inode = words["ino"].flatMap({ UInt64($0, radix: 16) }), let handle = try InodePaths.entry(words, device: try number("sdev"), inode: inode, context) else {
+                        throw CheckpointError("dump", file.subject, "it marks an inode (\(words["ino"] ?? "?")) whose path can't be found",
+                            remedy: "name a directory that it is in with --irmap-scan-path, or remove the mark before the dump")
                     }
                     (mark.type, mark.sDev, mark.ie.iIno, mark.ie.fHandle) = (.inode, try number("sdev"), inode, handle)
                 } else if words["mnt_id"] != nil {

@@ -75,7 +75,7 @@ enum FileHandles {
     }
 
     /// Mount points of a device, by proc(5), /proc/PID/mountinfo: the third field is major:minor, the fifth the mount point.
-    private static func mounts(of device: UInt32) -> [String] {
+    static func mounts(of device: UInt32) -> [String] {
         let wanted = "\(device >> 20):\(device & 0xfffff)"
         return ((try? Files.text("/proc/self/mountinfo")) ?? "").split(separator: "\n").compactMap { line in
             let fields = line.split(separator: " ", maxSplits: 5)

@@ -17,7 +17,7 @@ package enum Inotify: OpenFileKind {
             var entry = FileEntry()
             (entry.type, entry.id) = (.inotify, file.id)
             (entry.ify.id, entry.ify.flags, entry.ify.fown) = (file.id, file.flags, try file.owner())
-            entry.ify.wd = try file.info().all("inotify wd").map { try watch($0, file) }
+            entry.ify.wd = try file.info().all("inotify wd").map { try watch($0, file, context) }
             var waiting: Int32 = 0
             try file.descriptor.ioctl("FIONREAD", 0x541b, &waiting)
             if waiting > 0 { context.log.warn("\(file.subject): \(waiting) bytes of events that were not read yet are not saved") }
@@ -27,15 +27,16 @@ package enum Inotify: OpenFileKind {
 
     /// "4 ino:1 sdev:1b mask:20 ignored_mask:0 fhandle-bytes:c fhandle-type:1 f_handle:7afbfa6a0100000000000000": what fdinfo says behind
     /// "inotify wd:", hexadecimal but for the number (fs/notify/fdinfo.c, inotify_fdinfo).
-    private static func watch(_ line: String, _ file: OpenFile) throws -> InotifyWdEntry {
+    private static func watch(_ line: String, _ file: OpenFile, _ context: DumpContext) throws -> InotifyWdEntry {
         let words = FileHandles.words("wd:\(line)")
         func number(_ key: Substring) -> UInt64? { words[key].flatMap { UInt64($0, radix: 16) } }
         guard let wd = number("wd"), let inode = number("ino"), let device = number("sdev"), let mask = number("mask") else {
             throw CheckpointError("dump", file.subject, "the kernel tells of a watch in words not known here: '\(line)'")
         }
-        guard let handle = FileHandles.entry(words, device: UInt32(truncatingIfNeeded: device), inode: inode) else {
+        guard let handle = try InodePaths.entry(words, device: UInt32(truncatingIfNeeded: device), inode: inode, context) else {
             throw CheckpointError(
-                "dump", file.subject, "watch \(wd) is on inode \(inode), whose path can't be found", remedy: "remove the watch before the dump")
+                "dump", file.subject, "watch \(wd) is on inode \(inode), whose path can't be found",
+                remedy: "name a directory that it is in with --irmap-scan-path, or remove the watch before the dump")
         }
         var entry = InotifyWdEntry()
         (entry.id, entry.iIno, entry.mask, entry.ignoredMask) = (0, inode, UInt32(truncatingIfNeeded: mask), UInt32(truncatingIfNeeded: number("ignored_mask") ?? 0))
