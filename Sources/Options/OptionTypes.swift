@@ -64,4 +64,6 @@ package struct CgroupRoot: Sendable, Equatable {
 /// `--ext-unix-sk [INODE,...]`: sockets whose peer may be outside the tree.
 package enum ExternalUnixSockets: Sendable, Equatable {
     case none, all, inodes([UInt64])
+    /// As --external says it.
+    package var named: [String] { if case .inodes(let inodes) = self { inodes.map { "unix[\($0)]" } } else { [] } }
 }

@@ -29,8 +29,16 @@ package enum Dedup {
         return freed
     }
 
+    /// Frees all pages of a directory that was restored from, of processes and of shared memory.
+    package static func freeAll(_ chain: PageChain) throws {
+        for name in try chain.directories[0].names() {
+            guard let (file, number) = ImageFile.pagemap(named: name) else { continue }
+            try free(try PageImage(chain, file, number), chain)
+        }
+    }
+
     /// Frees pages that were read into place, in all files of an image.
-    package static func free(_ image: PageImage, _ chain: PageChain) throws {
+    private static func free(_ image: PageImage, _ chain: PageChain) throws {
         for (index, file) in image.files.enumerated() {
             let ranges = image.runs.filter { $0.file == index }.map { $0.offset..<($0.offset + UInt64($0.range.count)) }
             _ = try punch(file.regions?.places(coveredBy: ranges) ?? ranges, in: file.name, chain.directories[file.level])

@@ -438,7 +438,7 @@ package final class Restore {
 
     /// --auto-dedup. The tree runs: whatever goes wrong costs only room on the disk.
     private func freePages() {
-        do { for images in input.processes.values { try Dedup.free(images.pages, try context.pageChain()) } } catch {
+        do { try Dedup.freeAll(try context.pageChain()) } catch {
             request.log.warn("--auto-dedup: \(error)")
         }
     }

@@ -73,13 +73,16 @@ package enum Pipe: OpenFileKind {
         }
     }
 
-    /// The caller's descriptor takes the place of the pipe (--inherit-fd); it may be something else than a pipe.
+    /// The caller's descriptor takes the place of the pipe (--inherit-fd); it may be something else than a pipe. It blocks or not, as the program expects.
     private static func take(_ given: FileDescriptor, for entries: [PipeEntry], _ context: RestoreContext) throws {
         let mode = UInt32(truncatingIfNeeded: try given.control(F_GETFL)) & StatusFlags.accessMode
         for entry in entries {
             let wanted = entry.flags & StatusFlags.accessMode
-            if wanted == mode || mode == StatusFlags.readWrite { context.made(entry.id, try given.duplicate()) }
-            else { try finish(try given.reopened(wanted | StatusFlags.nonblocking), entry, context) }
+            if wanted == mode || mode == StatusFlags.readWrite {
+                let flags = UInt32(truncatingIfNeeded: try given.control(F_GETFL))
+                try given.setStatusFlags(flags & ~StatusFlags.nonblocking | entry.flags & StatusFlags.nonblocking)
+                context.made(entry.id, try given.duplicate())
+            } else { try finish(try given.reopened(wanted | StatusFlags.nonblocking), entry, context) }
         }
     }
 

@@ -16,7 +16,8 @@ final class TerminalRestore: DumpState {
     /// Slaves by index: one of the tree's, or one of ours for a controlling terminal that nobody has open.
     private var slaves: [UInt32: FileDescriptor] = [:]
     /// The controlling terminal of each session.
-    private var sessions: [UInt32: (terminal: FileDescriptor, group: UInt32)] = [:]
+    /// Controlling terminals by session. One that is given from outside may be somebody else's.
+    private var sessions: [UInt32: (terminal: FileDescriptor, group: UInt32, isGiven: Bool)] = [:]
     /// /dev/tty as a task has opened it, by file id.
     private var current: [UInt32: FileDescriptor] = [:]
     init() {}
@@ -58,7 +59,7 @@ final class TerminalRestore: DumpState {
                 }
             case .pty: slavesToOpen[info.pty.index, default: []].append(entry)
             case .ctty: break  // opened in a task of its session
-            case .extTty: files[entry.id] = try external(info, context)
+            case .extTty: take(try external(info, context), for: entry, info)
             default: files[entry.id] = try reopen(entry, info, context)
             }
         }
@@ -68,7 +69,7 @@ final class TerminalRestore: DumpState {
         }
         for info in infos.values where info.type == .pty && info.sid != 0 {
             guard let terminal = slaves[info.pty.index], masters[info.pty.index] != nil else { continue }
-            sessions[info.sid] = (terminal, info.pgrp)
+            sessions[info.sid] = (terminal, info.pgrp, false)
         }
     }
 
@@ -145,7 +146,7 @@ final class TerminalRestore: DumpState {
         if files[entry.id] != nil { return }  // hung up
         let mine: Int32
         switch try replacement(info, context) {
-        case .given(let given): files[entry.id] = given; return
+        case .given(let given): return take(given, for: entry, info)
         case .callers(let number): mine = number
         }
         try CheckpointError.about("restore", subject(info)) {
@@ -158,6 +159,12 @@ final class TerminalRestore: DumpState {
         }
     }
     private var callerGroup: (terminal: FileDescriptor, group: UInt32)?
+
+    /// --inherit-fd: the descriptor takes the terminal's place, also as controlling terminal.
+    private func take(_ given: FileDescriptor, for entry: TtyFileEntry, _ info: TtyInfoEntry) {
+        files[entry.id] = given
+        if info.sid != 0 { sessions[info.sid] = (given, info.pgrp, true) }
+    }
 
     /// What takes the place of a terminal whose other side was outside the tree.
     private enum Replacement { case given(FileDescriptor), callers(Int32) }
@@ -306,7 +313,7 @@ final class TerminalRestore: DumpState {
         try task.grafted.run(&batch)
     }
 
-    func controlling(_ session: Int32) -> (terminal: FileDescriptor, group: UInt32)? { sessions[UInt32(bitPattern: session)] }
+    func controlling(_ session: Int32) -> (terminal: FileDescriptor, group: UInt32, isGiven: Bool)? { sessions[UInt32(bitPattern: session)] }
 }
 
 /// Controlling terminals, as the stages of a restore ask for them.
@@ -317,19 +324,20 @@ package enum ControllingTerminal {
     package static func take(_ leader: any RestoredTask, _ context: RestoreContext) throws {
         let state = context.state(of: TerminalRestore.self)
         try state.open(context)
-        guard let (terminal, _) = state.controlling(leader.pid.rawValue) else { return }
+        guard let (terminal, _, isGiven) = state.controlling(leader.pid.rawValue) else { return }
         try CheckpointError.about("restore the controlling terminal of", .task(leader.pid)) {
             let number = try leader.receive([terminal])[0]
             var batch = leader.grafted.batch()
-            batch.call("ioctl(TIOCSCTTY)", SYS_ioctl, .init(number), .init(setControlling), 0)
+            let call = batch.call("ioctl(TIOCSCTTY)", SYS_ioctl, .init(number), .init(setControlling), 0, mayFail: isGiven)
             batch.call("close", SYS_close, .init(number))
             try leader.grafted.run(&batch)
+            if isGiven, batch.result(call) < 0 { context.log.warn("session \(leader.pid) has no controlling terminal: the one that was given for it is another session's") }
         }
     }
 
     /// When all groups exist: the foreground one (tcsetpgrp(3)); only a member of the session may say which.
     package static func setForeground(_ leader: any RestoredTask, _ context: RestoreContext) throws {
-        guard let (terminal, group) = context.state(of: TerminalRestore.self).controlling(leader.pid.rawValue), group != 0 else { return }
+        guard let (terminal, group, _) = context.state(of: TerminalRestore.self).controlling(leader.pid.rawValue), group != 0 else { return }
         let number = try leader.receive([terminal])[0]
         var batch = leader.grafted.batch()
         let value = batch.bytes((0..<4).map { UInt8(truncatingIfNeeded: group >> (8 * $0)) })
