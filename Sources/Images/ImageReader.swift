@@ -1,4 +1,5 @@
 import Glibc
+public import ImageMessages
 public import Linux
 public import SwiftProtobuf
 
@@ -71,8 +72,9 @@ public struct ImageReader: Sendable {
     public var position: (offset: Int, left: Int) { (Int(offset), Int(remaining)) }
 
     /// The next entry; nil at the end of the file.
-    public mutating func next<M: Message>(_ type: M.Type) throws(ImageError) -> M? {
-        guard !isAtEnd else { return nil }
+    public mutating func next<M: Message>(_ type: M.Type) throws(ImageError) -> M? { isAtEnd ? nil : try message(type) }
+
+    private mutating func message<M: Message>(_ type: M.Type) throws(ImageError) -> M {
         let count = try length()
         let bytes = try bytes(in: offset + 4..<offset + 4 + count)
         var options = BinaryDecodingOptions()
@@ -84,6 +86,16 @@ public struct ImageReader: Sendable {
         offset += 4 + count
         entry += 1
         return message
+    }
+
+    /// The next entry of a pagemap, of which there may be very many.
+    public mutating func next(_ type: PagemapEntry.Type) throws(ImageError) -> PagemapEntry? {
+        guard !isAtEnd else { return nil }
+        let count = try length(), at = try bring(offset + 4..<offset + 4 + count)
+        guard let plain = PagemapEntry(plain: window[at..<at + Int(count)]) else { return try message(type) }
+        offset += 4 + count
+        entry += 1
+        return plain
     }
 
     /// The next entry, which must be there.

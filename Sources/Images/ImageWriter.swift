@@ -1,4 +1,5 @@
 import Glibc
+public import ImageMessages
 public import Linux
 public import SwiftProtobuf
 
@@ -26,6 +27,12 @@ public final class ImageWriter {
     }
 
     public func append(_ message: some Message) throws(ImageError) { try appendRaw(Self.frame(message, file: name)) }
+
+    /// An entry of a pagemap, of which there may be very many.
+    public func append(_ entry: PagemapEntry) throws(ImageError) {
+        guard entry.appendPlain(to: &buffer) else { return try appendRaw(Self.frame(entry, file: name)) }
+        if buffer.count > Self.limit { try flush() }
+    }
 
     public func appendRaw(_ bytes: [UInt8]) throws(ImageError) {
         buffer += bytes
