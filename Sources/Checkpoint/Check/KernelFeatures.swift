@@ -99,5 +99,6 @@ package struct KernelFeature: Sendable {
         KernelFeature("pidfd_getfd", grade: .own, "taking descriptors out of running tasks (dump, explain)") { KernelProbe.pidfds },
         // UFFD_FEATURE_WP_ASYNC, _WP_UNPOPULATED (linux/userfaultfd.h)
         KernelFeature("uffd_wp_async", grade: .own, "incremental dumps where there are no soft-dirty pages") { KernelProbe.tracksByProtection },
+        KernelFeature("bpf_iter_task_vma", grade: .own, "shorter freezes: the flags of mappings without a count of their pages") { MappingReader(resident: .max).isFast },
     ]
 }
