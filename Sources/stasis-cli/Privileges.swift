@@ -5,6 +5,9 @@ import Options
 /// What a user without root needs to say and to have (criu(8), NON-ROOT).
 enum Privileges {
     static func check(_ options: Options) throws(OptionError) {
+        guard getuid() == geteuid() else {
+            throw .usage("the program is set-user-id: whoever starts it could save, and restore, everybody's programs", try: "chmod u-s it, and setcap cap_checkpoint_restore+eip for --unprivileged")
+        }
         // Who may read images may look at them.
         guard geteuid() != 0, options.command != .verify else { return }
         guard options.unprivileged else {

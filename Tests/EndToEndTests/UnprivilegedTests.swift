@@ -1,3 +1,4 @@
+import Foundation
 import Testing
 
 extension EndToEnd {
@@ -15,6 +16,19 @@ extension EndToEnd {
                 try run.dumpAndKill()
                 try run.restore()
                 try run.checkItself()
+            }
+        }
+
+        @Test("a program that is set-user-id is refused: it would give everybody's programs to everybody")
+        func setUserID() throws {
+            let directory = NSTemporaryDirectory() + "stasis-suid-\(UUID().uuidString.prefix(8))", copy = directory + "/stasis"
+            try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true, attributes: [.posixPermissions: 0o755])
+            defer { try? FileManager.default.removeItem(atPath: directory) }
+            try FileManager.default.copyItem(atPath: Binaries.stasis, toPath: copy)
+            try FileManager.default.setAttributes([.posixPermissions: 0o4755], ofItemAtPath: copy)
+            for command in [["dump", "-t", "1"], ["restore"], ["check"]] {
+                let result = try Command("/usr/bin/setpriv", ["--reuid=65534", "--regid=65534", "--clear-groups", copy] + command, in: "/").run()
+                #expect(!result.succeeded && result.output.contains("set-user-id"), "\(command): \(result)")
             }
         }
     }
