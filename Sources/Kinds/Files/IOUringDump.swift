@@ -78,12 +78,23 @@ package final class IOUringDump: DumpState {
         let number = Batch.Argument(file.number)
         // A time at address 8: EFAULT, before anything is waited for; but a ring that polls does not look at it.
         let argument = batch.words([0, 8, 8])
-        let enter = batch.call("io_uring_enter", IOUring.enter, number, 0, 0, .init(IOUring.Enter.getEvents | IOUring.Enter.extendedArgument), argument.argument, 24, mayFail: true)
+        func enter(waitingFor count: UInt32, _ batch: inout Batch, _ argument: Batch.Argument) -> Batch.Call {
+            batch.call("io_uring_enter", IOUring.enter, number, 0, .init(count), .init(IOUring.Enter.getEvents | IOUring.Enter.extendedArgument), argument, 24, mayFail: true)
+        }
+        let call = enter(waitingFor: 0, &batch, argument.argument)
         let probe = batch.call("io_uring_register", IOUring.register, number, .init(IOUring.Register.probe), 0, 0, mayFail: true)
         let eventfd = batch.call("io_uring_register", IOUring.register, number, .init(IOUring.Register.eventfd), 0, 1, mayFail: true)
         let numbers = Self.askForRegisteredRings(&batch)
         try grafted.run(&batch)
-        switch Int32(-batch.result(enter)) {
+        var answer = batch.result(call)
+        if answer == 0 {
+            // An older kernel (6.1) looks at the time only when more is waited for than there is.
+            var again = grafted.batch()
+            let wait = enter(waitingFor: .max, &again, again.words([0, 8, 8]).argument)
+            try grafted.run(&again)
+            answer = again.result(wait)
+        }
+        switch Int32(-answer) {
         case EFAULT: break
         case 77 /* EBADFD */: throw refuse("it is not enabled yet (IORING_SETUP_R_DISABLED)")
         case 0: throw refuse("completions are polled for (IORING_SETUP_IOPOLL)")
