@@ -112,7 +112,7 @@ public struct IOUringInfo: Equatable, Sendable {
         switch section {
         case "SQEs": (showsSubmission, hasWideSubmission) = (true, hasWideSubmission || value.contains(" e0:"))
         case "CQEs": hasWideCompletion = hasWideCompletion || value.contains("extra1:")
-        case "UserFiles": files[slot] = Self.unescaped(value)
+        case "UserFiles" where value != "<none>": files[slot] = Self.unescaped(value)  // older kernels (6.1) show empty slots, too
         case "UserBufs":
             let parts = value.split(separator: "/")
             guard parts.count == 2, let address = UInt64(parts[0].dropFirst(2), radix: 16), let length = UInt64(parts[1]) else { return }

@@ -25,6 +25,7 @@ import Testing
         SqThreadCpu:\t-1
         UserFiles:\t3
             0: /dev/null
+            1: <none>
             2: /tmp/a\\040b: c
         UserBufs:\t2
             0: 0x55c032de50e0/5000

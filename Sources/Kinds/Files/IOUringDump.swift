@@ -171,7 +171,7 @@ package final class IOUringDump: DumpState {
         return shown
     }
 
-    /// Registered files are told by their paths: each must be that of one open file of the process.
+    /// Registered files are told by their paths, by older kernels (6.1) by their names: each must be that of one open file of the process.
     private func addRegistered(_ info: IOUringInfo, _ file: OpenFile, _ descriptors: [FdinfoEntry], _ ring: inout StasisIoUringEntry) throws {
         (ring.fileSlots, ring.bufferSlots) = (info.fileSlots, info.bufferSlots)
         for (slot, buffer) in info.buffers.sorted(by: { $0.key < $1.key }) {
@@ -181,7 +181,11 @@ package final class IOUringDump: DumpState {
         }
         if info.files.isEmpty { return }
         var byPath: [String: Set<UInt32>] = [:]
-        for descriptor in descriptors { if let link = try? Files.link("/proc/\(file.process)/fd/\(descriptor.fd)") { byPath[link, default: []].insert(descriptor.id) } }
+        for descriptor in descriptors {
+            guard let link = try? Files.link("/proc/\(file.process)/fd/\(descriptor.fd)") else { continue }
+            let name = link.hasPrefix("/") ? PathName.split(link).last : String(link.drop { $0 != ":" }.dropFirst())  // "anon_inode:[eventfd]"
+            for key in [link, name] { byPath[key, default: []].insert(descriptor.id) }
+        }
         for (slot, path) in info.files.sorted(by: { $0.key < $1.key }) {
             let found = byPath[path] ?? []
             guard let id = found.first, found.count == 1 else {

@@ -83,6 +83,15 @@ package enum UnixName {
         }
     }
 
+    /// Takes an old socket's file out of the way of a name that a plugin will give.
+    static func makeWay(for entry: UnixSkEntry) throws {
+        guard let first = entry.name.first, first != 0, !entry.deleted else { return }
+        try inDirectory(entry.hasNameDir ? entry.nameDir : nil) {
+            let path = path(Array(entry.name))
+            if try isTaken(path, entry) { try Files.unlink(path) }
+        }
+    }
+
     private static func inUse(_ entry: UnixSkEntry) -> CheckpointError {
         CheckpointError("restore", .unixSocket(entry), "its name is in use", remedy: "end the program that holds it", errno: Errno(EADDRINUSE))
     }

@@ -110,6 +110,7 @@ package final class UnixRestore: DumpState {
             }
             try CheckpointError.about("restore", .unixSocket(entry)) {
                 if isByPlugin(entry) {
+                    try UnixName.makeWay(for: entry)
                     guard let made = try context.plugins.restoreUnixSocket(id: entry.ino) else {
                         throw refuse(entry, "a plugin is to connect it, and no plugin here knows it", remedy: "name the directory of the dump's plugins with --libdir")
                     }
