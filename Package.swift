@@ -36,7 +36,7 @@ let package = Package(
             name: "ImageMessages", dependencies: [.product(name: "SwiftProtobuf", package: "swift-protobuf")],
             exclude: ["proto"], swiftSettings: [.swiftLanguageMode(.v6)]),
         .target(
-            name: "Images", dependencies: ["Linux", "ImageMessages", .product(name: "SwiftProtobuf", package: "swift-protobuf")],
+            name: "Images", dependencies: ["Cryptography", "Linux", "ImageMessages", .product(name: "SwiftProtobuf", package: "swift-protobuf")],
             swiftSettings: strict),
         .target(name: "Graft", dependencies: ["CLinux", "Linux"], exclude: ["README.md"], swiftSettings: strict),
         .target(name: "TCPRepair", dependencies: ["CLinux", "Linux"], exclude: ["README.md"], swiftSettings: strict),

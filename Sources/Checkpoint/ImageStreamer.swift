@@ -1,6 +1,6 @@
 import Glibc
 import ImageMessages
-import Images
+package import Images
 import Kinds
 package import Linux
 import SwiftProtobuf
@@ -72,8 +72,8 @@ package final class ImageStreamer {
     // MARK: a restore
 
     /// Takes all images into an empty directory. Which there are is found in those that came before.
-    package func take(into directory: FileDescriptor) throws {
-        let images = try ImageDirectory(directory)
+    package func take(into directory: FileDescriptor, _ secrets: ImageSecrets) throws {
+        let images = try ImageDirectory(directory, secrets)
         var asked = Set<String>()
         func take(_ names: some Sequence<String>) throws { for name in names where asked.insert(name).inserted { try self.take(name, into: directory) } }
 
@@ -90,7 +90,7 @@ package final class ImageStreamer {
             guard let (file, number) = ImageFile.pagemap(named: name) else { continue }
             var pagemap = try images.reader(file, number)
             let pages = try pagemap.single(PagemapHead.self).pagesID
-            try take([ImageKind.pages, .compressedPages, ImageFile.pageChecksums.kind].map { $0.name(UInt64(pages)) })
+            try take([ImageKind.pages, .compressedPages, .sealedPages, ImageFile.pageChecksums.kind].map { $0.name(UInt64(pages)) })
         }
     }
 
@@ -108,7 +108,7 @@ package final class ImageStreamer {
         numbers.formUnion(try images.all(.memfds, optional: true).map { UInt64($0.shmid) })
         return numbers.subtracting(tasks)
     }
-    private static let byPagemap: Set<String> = [ImageKind.pages.prefix, ImageKind.compressedPages.prefix, ImageFile.pageChecksums.kind.prefix]
+    private static let byPagemap: Set<String> = [ImageKind.pages.prefix, ImageKind.compressedPages.prefix, ImageKind.sealedPages.prefix, ImageFile.pageChecksums.kind.prefix]
 
     private func take(_ name: String, into directory: FileDescriptor) throws {
         try CheckpointError.about("take", .image(name), remedy: "see what criu-image-streamer says") {

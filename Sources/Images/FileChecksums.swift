@@ -2,7 +2,7 @@ import Glibc
 import ImageMessages
 public import Linux
 
-/// checksums.img: size and CRC-32C of every other image of a directory but the pages, which have theirs page by page (PageChecksums). The
+/// checksums.img: size and CRC-32C of every other image of a directory, as the file stands, but the pages, which have theirs page by page (PageChecksums). The
 /// inventory says that it is there. Its last entry, without a name, has the sum of what is before it.
 public struct FileChecksums: Sendable {
     let entries: [StasisFileChecksum]
@@ -11,11 +11,11 @@ public struct FileChecksums: Sendable {
 
     /// Of all images in the directory, which are complete but for the inventory's name.
     /// - Parameter ownPages: whether pagemaps are among them: those of a page server that works in the same directory may not be complete yet.
-    public static func write(in directory: FileDescriptor, ownPages: Bool = true) throws(ImageError) {
+    public static func write(in directory: FileDescriptor, _ seal: ImageSeal? = nil, ownPages: Bool = true) throws(ImageError) {
         let names: [String]
         do throws(SyscallError) { names = try Files.names(in: ".", at: directory.number).sorted() } catch { throw ImageError(".", "it can't be listed", error) }
         let own = ImageFile.checksums.name
-        let writer = try ImageWriter(directory: directory, name: own)
+        let writer = try ImageWriter(directory: directory, name: own, seal)
         var before = ImageFile.checksums.kind.magic.bytes
         for name in names {
             let isInventory = name == "inventory.img.tmp"
@@ -38,7 +38,7 @@ public struct FileChecksums: Sendable {
 
     private static func isCovered(_ name: String, _ ownPages: Bool) -> Bool {
         guard name.hasSuffix(".img"), name != ImageFile.checksums.name, name != "inventory.img", let kind = ImageKind.named(name)?.kind else { return false }
-        return kind.prefix != ImageKind.pages.prefix && kind.prefix != ImageKind.compressedPages.prefix && (ownPages || kind.layout != .pagemap)
+        return !kind.isPages && kind.prefix != ImageKind.pagesEncryption.prefix && (ownPages || kind.layout != .pagemap)
     }
 
     private static func checksum(_ name: String, in directory: FileDescriptor) throws(ImageError) -> StasisFileChecksum {
@@ -52,9 +52,10 @@ public struct FileChecksums: Sendable {
     /// Those of a directory; nil where it has none: CRIU wrote it.
     public init?(of directory: ImageDirectory) throws(ImageError) {
         guard directory.exists(.checksums) else {
-            guard let inventory = try? directory.single(.inventory), inventory.stasis.checksums else { return nil }
+            let isKnown = directory.isEncrypted || (try? directory.single(.inventory))?.stasis.checksums == true
+            guard isKnown else { return nil }
             throw ImageError(
-                ImageFile.checksums.name, "it is missing, and inventory.img says that it belongs here", remedy: PageChecksums.remedy, errno: Errno(ENOENT))
+                ImageFile.checksums.name, "it is missing, and it belongs here", remedy: PageChecksums.remedy, errno: Errno(ENOENT))
         }
         let bytes = try directory.contents(of: ImageFile.checksums.name)
         var reader = try ImageReader(ImageFile.checksums.name, bytes: bytes)

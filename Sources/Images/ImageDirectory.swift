@@ -6,10 +6,13 @@ public import SwiftProtobuf
 /// format lets it be absent.
 public final class ImageDirectory: Sendable {
     public let descriptor: FileDescriptor
+    let keys: DirectoryKeys
 
-    public init(_ descriptor: FileDescriptor) throws(ImageError) { self.descriptor = descriptor }
+    /// - Parameter secrets: for encrypted images.
+    public init(_ descriptor: FileDescriptor, _ secrets: ImageSecrets = .none) throws(ImageError) { (self.descriptor, keys) = (descriptor, DirectoryKeys(secrets)) }
 
-    public init(path: String) throws(ImageError) {
+    public init(path: String, _ secrets: ImageSecrets = .none) throws(ImageError) {
+        keys = DirectoryKeys(secrets)
         do throws(SyscallError) { descriptor = try FileDescriptor.open(path, O_RDONLY | O_DIRECTORY) } catch {
             throw ImageError(path, "it can't be opened as an images directory", error)
         }
@@ -27,12 +30,12 @@ public final class ImageDirectory: Sendable {
         do throws(SyscallError) { return try Files.names(in: ".", at: descriptor.number).sorted() } catch { throw ImageError(".", "it can't be listed", error) }
     }
 
-    /// Opens a regular file for reading.
+    /// Opens a regular file for reading, as it is.
     public func open(_ name: String) throws(ImageError) -> FileDescriptor { try ImageReader.open(name, in: descriptor).0 }
 
-    /// A raw file's bytes.
+    /// An image's bytes.
     public func contents(of name: String, limit: UInt64 = 256 << 20) throws(ImageError) -> [UInt8] {
-        let (file, size) = try ImageReader.open(name, in: descriptor)
+        let (file, size, _) = try opened(name)
         guard size <= limit else { throw ImageError(name, "\(size) bytes are more than the \(limit) that are read at once") }
         return try file.bytes(Int(size), at: 0, named: name)
     }
@@ -42,12 +45,12 @@ public final class ImageDirectory: Sendable {
         guard payload.count <= limit else {
             throw ImageError(payload.file, offset: payload.range.lowerBound, "\(payload.count) bytes of data are more than the \(limit) that are read at once")
         }
-        let (file, size) = try ImageReader.open(payload.file, in: descriptor)
+        let (file, size, _) = try opened(payload.file)
         guard payload.range.upperBound <= size else { throw ImageError(payload.file, offset: payload.range.lowerBound, "the file became shorter while it was read") }
         return try file.bytes(Int(payload.count), at: payload.range.lowerBound, named: payload.file)
     }
 
-    public func reader(_ name: String) throws(ImageError) -> ImageReader { try ImageReader(name, in: descriptor) }
+    public func reader(_ name: String) throws(ImageError) -> ImageReader { try ImageReader(name, in: self) }
 
     /// The entry of a file that has one.
     public func single<M: Message>(_ name: String, _ type: M.Type) throws(ImageError) -> M {
@@ -95,7 +98,7 @@ public final class ImageDirectory: Sendable {
 
     /// Writes a whole image. Without entries it has its magic only.
     public func write<Entry, Number: BinaryInteger>(_ file: ImageFile<Entry>, _ number: Number = UInt64(0), _ entries: [Entry], sync: Bool = false) throws(ImageError) {
-        let writer = try ImageWriter(directory: descriptor, name: file.name(number))
+        let writer = try ImageWriter(directory: descriptor, name: file.name(number), try sealForMore())
         for entry in entries { try writer.append(entry) }
         try writer.finish(sync: sync)
     }
@@ -111,7 +114,7 @@ public final class ImageDirectory: Sendable {
             throw ImageError(
                 "parent", "it leads to no directory (\(error.errno))", remedy: "put the directory of the previous dump back to its place", errno: error.errno)
         }
-        return try ImageDirectory(opened)
+        return try ImageDirectory(opened, keys.secrets)
     }
 
     /// Device and inode, to recognise a directory met again.

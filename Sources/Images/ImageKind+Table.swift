@@ -224,6 +224,13 @@ extension ImageKind {
     public static let pages = ImageKind("pages-%u.img", .none, .raw, nil)
     /// Our own, in place of pages-N.img: a reader that does not know it finds no pages, rather than junk.
     public static let compressedPages = ImageKind("compressed-%u.img", .none, .raw, nil)
+    /// Our own: pages that are sealed, compressed or not.
+    public static let sealedPages = ImageKind("sealed-%u.img", .none, .raw, nil)
+    /// Our own: the key of sealed images, for those who may read them; and that of a page server's.
+    public static let encryption = ImageKind("encryption.img", .none, .raw, nil)
+    public static let pagesEncryption = ImageKind("encryption-of-pages.img", .none, .raw, nil)
+    /// Whether it has the content of pages.
+    public var isPages: Bool { [Self.pages, .compressedPages, .sealedPages].contains { $0.prefix == prefix } }
     public static let ifaddr = ImageKind("ifaddr-%u.img", .none, .raw, nil)
     public static let route = ImageKind("route-%u.img", .none, .raw, nil)
     public static let route6 = ImageKind("route6-%u.img", .none, .raw, nil)
@@ -312,6 +319,6 @@ extension ImageKind {
         ImageFile<BinfmtMiscEntry>.binfmtMiscOfDevice.kind,
         ImageFile<StasisFileChecksum>.checksums.kind, ImageFile<PagemapEntry>.workingSet.kind,
         ImageFile<StasisPageChecksums>.pageChecksums.kind,
-        .pages, .compressedPages, .ifaddr, .route, .route6, .rule, .iptables, .ip6tables, .nftables, .netnsCt, .netnsExp, .tmpfsDev, .tmpfs,
+        .pages, .compressedPages, .sealedPages, .encryption, .pagesEncryption, .ifaddr, .route, .route6, .rule, .iptables, .ip6tables, .nftables, .netnsCt, .netnsExp, .tmpfsDev, .tmpfs,
     ]
 }

@@ -1,6 +1,6 @@
 import Glibc
 public import ImageMessages
-public import Linux
+import Linux
 public import SwiftProtobuf
 
 /// Bytes of an image file outside its messages: the queued data of a pipe, the content of a ghost file. Large ones stay in the file.
@@ -36,26 +36,28 @@ public struct ImageReader: Sendable {
     public private(set) var entry = 0
 
     private let file: FileDescriptor?
+    /// Of an image that is sealed.
+    let seal: ImageDirectory.Opened?
     private var window: [UInt8]
     private var windowStart: UInt64 = 0
     /// Where reading ends: the end of the file, or of a part of it.
     private var end: UInt64
 
     /// Opens an image and checks its magic. What it holds follows from its name.
-    public init(_ name: String, in directory: FileDescriptor) throws(ImageError) {
+    public init(_ name: String, in directory: ImageDirectory) throws(ImageError) {
         (self.name, window) = (name, [])
-        (file, size) = try Self.open(name, in: directory)
+        (file, size, seal) = try directory.opened(name)
         end = size
         try readMagic()
     }
 
     /// An image in memory.
     public init(_ name: String, bytes: [UInt8]) throws(ImageError) {
-        (self.name, window, file, size, end) = (name, bytes, nil, UInt64(bytes.count), UInt64(bytes.count))
+        (self.name, window, file, seal, size, end) = (name, bytes, nil, nil, UInt64(bytes.count), UInt64(bytes.count))
         try readMagic()
     }
 
-    /// A regular file and its size. O_NONBLOCK, because a FIFO planted under the name must not hang us.
+    /// A regular file as it is, and its size. O_NONBLOCK, because a FIFO planted under the name must not hang us.
     static func open(_ name: String, in directory: FileDescriptor) throws(ImageError) -> (FileDescriptor, UInt64) {
         let file: FileDescriptor, status: FileStatus
         do throws(SyscallError) {
@@ -213,6 +215,7 @@ public struct ImageReader: Sendable {
             offset = 8
         }
         guard found == own else {
+            if let head = try? SealedImage.Head(try bytes(in: 0..<min(size, UInt64(SealedImage.headSize))), of: name) { throw DirectoryKeys.missing(head.place) }
             let found = "0x\(String(found, radix: 16)) where 0x\(String(own, radix: 16)) belongs"
             throw ImageError(name, "wrong magic, \(found): this is no image of this kind")
         }

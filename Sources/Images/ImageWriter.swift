@@ -8,13 +8,19 @@ public final class ImageWriter {
     public let name: String
     private let file: FileDescriptor
     private var buffer: [UInt8]
+    private var sealer: SealedImage.Sealer?
     private static let limit = 1 << 18
 
     /// Creates or truncates `name` in the directory, mode 0644. The magic follows from the name; raw files have none.
-    public init(directory: FileDescriptor, name: String) throws(ImageError) {
+    public convenience init(directory: FileDescriptor, name: String, _ seal: ImageSeal? = nil) throws(ImageError) {
+        try self.init(directory: directory, name: name, seal, seal?.head())
+    }
+
+    init(directory: FileDescriptor, name: String, _ seal: ImageSeal?, _ head: SealedImage.Head?) throws(ImageError) {
         guard let kind = ImageKind.named(name)?.kind else { throw ImageError(name, "this is no image's name") }
         self.name = name
         buffer = kind.magic.bytes
+        if let seal, let head { sealer = SealedImage.Sealer(head, seal.key, name: name) }
         do throws(SyscallError) {
             file = try FileDescriptor.open(name, O_RDWR | O_CREAT | O_TRUNC, mode: 0o644, at: directory.number)
         } catch { throw ImageError(name, "it can't be created", error) }
@@ -41,19 +47,19 @@ public final class ImageWriter {
 
     private func flush() throws(ImageError) {
         if buffer.isEmpty { return }
-        do throws(SyscallError) { try file.write(buffer) } catch { throw ImageError(name, "it can't be written", error) }
+        try write(sealer?.take(buffer) ?? buffer)
         buffer.removeAll(keepingCapacity: true)
     }
 
-    /// The file with everything so far in it, positioned at its end: for copies from kernel to kernel.
-    public func flushedDescriptor() throws(ImageError) -> FileDescriptor {
-        try flush()
-        return file
+    private func write(_ bytes: [UInt8]) throws(ImageError) {
+        do throws(SyscallError) { try file.write(bytes) } catch { throw ImageError(name, "it can't be written", error) }
     }
 
-    /// Writes out and, with `sync`, flushes to the disk (fdatasync(2)): an error here means lost data.
+    /// The end: writes out and, with `sync`, flushes to the disk (fdatasync(2)): an error here means lost data.
     public func finish(sync: Bool = true) throws(ImageError) {
         try flush()
+        if let end = sealer?.finish() { try write(end) }
+        sealer = nil
         if !sync { return }
         do throws(SyscallError) { try Syscall.call("fdatasync", Self.fdatasync, Int(file.number), on: .path(name)) } catch {
             throw ImageError(name, "it can't be written to the disk", error)

@@ -1,10 +1,11 @@
+import Cryptography
 import Glibc
 public import ImageMessages
 public import Linux
 import Synchronization
 
-/// A pages file that is being written: by whomever, as it stands (`file`, `grew`), or by us, piece by piece and compressed if wanted
-/// (`append`). Its checksums are made beside that by workers, from what the file then holds or from what is compressed.
+/// A pages file that is being written: by whomever, as it stands (`file`, `grew`), or by us, piece by piece, compressed and encrypted if
+/// wanted (`append`). Its checksums are made beside that by workers, from what the file then holds or from what is compressed.
 public final class NewPagesFile {
     public let number: UInt32
     public let name: String
@@ -13,7 +14,7 @@ public final class NewPagesFile {
     /// What it will hold; nil where somebody else writes it.
     public var entries: [PagemapEntry]?
     public let file: FileDescriptor
-    /// Whether the file takes pages from our buffers only (`append`), for they are compressed or go past the page cache.
+    /// Whether the file takes pages from our buffers only (`append`), for they are compressed, encrypted, or go past the page cache.
     public var isCopied: Bool { regions != nil || goesDirectly }
     private let goesDirectly: Bool
     private let workers: Workers
@@ -21,6 +22,9 @@ public final class NewPagesFile {
     /// Whether anybody will ask for checksums.
     private let isSummed: Bool
     private let regions: RegionStore?
+    private let seal: ImageSeal?
+    /// Of the pagemap, if that is sealed.
+    private let head: SealedImage.Head?
     /// The region that is being filled.
     private var region: PageBuffer?
     private var nextRegion = 0
@@ -35,14 +39,17 @@ public final class NewPagesFile {
     private static let little: UInt64 = 1 << 18
 
     /// - Parameters:
-    ///   - directly: whether pages go past the page cache (open(2), O_DIRECT); those that are compressed do not.
+    ///   - seal: what its images are encrypted with.
+    ///   - directly: whether pages go past the page cache (open(2), O_DIRECT); those that are compressed or encrypted do not.
     ///   - summed: whether pages get checksums.
     public init(
-        _ number: UInt32, pagemap: String, in directory: FileDescriptor, _ workers: Workers, _ compression: Compression? = nil, directly: Bool = false, summed: Bool = true
+        _ number: UInt32, pagemap: String, in directory: FileDescriptor, _ workers: Workers, _ compression: Compression? = nil, _ seal: ImageSeal? = nil, directly: Bool = false,
+        summed: Bool = true
     ) throws(ImageError) {
-        (self.number, self.pagemap, self.workers, goesDirectly, isSummed) = (number, pagemap, workers, directly && compression == nil, summed)
-        let name = (compression == nil ? ImageKind.pages : .compressedPages).name(UInt64(number))
-        self.name = name
+        let isPlain = compression == nil && seal == nil
+        (self.number, self.pagemap, self.workers, goesDirectly, isSummed) = (number, pagemap, workers, directly && isPlain, summed)
+        let name = (isPlain ? ImageKind.pages : seal == nil ? .compressedPages : .sealedPages).name(UInt64(number))
+        (self.name, self.seal, head) = (name, seal, seal?.head())
         let direct: Int32 = goesDirectly ? 0o40000 : 0  // O_DIRECT, x86
         do throws(SyscallError) { file = try FileDescriptor.open(name, O_RDWR | O_CREAT | O_TRUNC | direct, mode: 0o644, at: directory.number) } catch {
             if goesDirectly, error.errno.rawValue == EINVAL {
@@ -50,7 +57,7 @@ public final class NewPagesFile {
             }
             throw ImageError(name, "it can't be created", error)
         }
-        regions = compression.map { [file, sums] in RegionStore($0, file, name, sums) }
+        regions = isPlain ? nil : RegionStore(compression, seal.flatMap { [head] seal in head.map { RegionSeal(seal.key, $0, pages: name) } }, file, name, sums)
     }
 
     // MARK: written by others
@@ -127,14 +134,14 @@ public final class NewPagesFile {
             var head = PagemapHead()
             head.pagesID = number
             regions?.describe(in: &head)
-            let writer = try ImageWriter(directory: directory, name: pagemap)
+            let writer = try ImageWriter(directory: directory, name: pagemap, seal, self.head)
             try writer.append(head)
             for entry in entries { try writer.append(entry) }
             try writer.finish(sync: false)
         }
         guard isSummed else { return }
         for range in changes { try sums.make(range, file, name) }
-        try PageChecksums(sums.all).write(for: number, pagemap: pagemap, in: directory)
+        try PageChecksums(sums.all).write(for: number, pagemap: pagemap, in: directory, seal)
     }
 }
 @available(*, unavailable) extension NewPagesFile: Sendable {}
@@ -172,10 +179,10 @@ private final class SpareBuffers: Sendable {
     }
 }
 
-/// Compresses regions and puts them into the file as they come.
+/// Compresses regions, encrypts them, and puts them into the file as they come.
 private final class RegionStore: Sendable {
     static let pages = 64
-    private let method: Compression, file: FileDescriptor, name: String, sums: PageSums
+    private let method: Compression?, seal: RegionSeal?, file: FileDescriptor, name: String, sums: PageSums
     private let rooms = SpareBuffers(), state = Mutex(State())
     private struct State: ~Copyable {
         var places: [Int: Range<UInt64>] = [:]
@@ -184,10 +191,12 @@ private final class RegionStore: Sendable {
     }
     /// For one job at a time.
     private struct Tool: @unchecked Sendable {
-        let compressor: Compressor, packed: PageBuffer
+        let compressor: Compressor?, packed: PageBuffer, sealed: PageBuffer
     }
 
-    init(_ method: Compression, _ file: FileDescriptor, _ name: String, _ sums: PageSums) { (self.method, self.file, self.name, self.sums) = (method, file, name, sums) }
+    init(_ method: Compression?, _ seal: RegionSeal?, _ file: FileDescriptor, _ name: String, _ sums: PageSums) {
+        (self.method, self.seal, self.file, self.name, self.sums) = (method, seal, file, name, sums)
+    }
 
     /// For the next region.
     func room() -> PageBuffer { rooms.take(Self.pages * 4096) }
@@ -195,11 +204,16 @@ private final class RegionStore: Sendable {
     func store(_ content: PageBuffer, as number: Int) throws(ImageError) {
         sums.put(content.checksums, at: UInt64(number * Self.pages * 4096))
         // A little more than a region: what does not become shorter may become longer.
-        let tool = state.withLock { $0.tools.popLast() } ?? Tool(compressor: Compressor(method), packed: PageBuffer(Self.pages * 4096 + 16384))
-        let result = tool.compressor.compress(content, into: tool.packed) ? tool.packed : content
+        let tool = state.withLock { $0.tools.popLast() } ?? makeTool()
+        var result = tool.compressor?.compress(content, into: tool.packed) == true ? tool.packed : content
+        if let seal {
+            seal.seal(result, into: tool.sealed, number)
+            result = tool.sealed
+        }
+        let length = UInt64(result.count)
         let offset = state.withLock { state in
-            defer { state.end += UInt64(result.count) }
-            state.places[number] = state.end..<(state.end + UInt64(result.count))
+            defer { state.end += length }
+            state.places[number] = state.end..<(state.end + length)
             return state.end
         }
         do throws(SyscallError) { try result.write(to: file, at: offset) } catch { throw ImageError(name, "it can't be written", error) }
@@ -207,8 +221,13 @@ private final class RegionStore: Sendable {
         state.withLock { $0.tools.append(tool) }
     }
 
+    private func makeTool() -> Tool {
+        let room = Self.pages * 4096 + 16384
+        return Tool(compressor: method.map(Compressor.init), packed: PageBuffer(method == nil ? 0 : room), sealed: PageBuffer(seal == nil ? 0 : room))
+    }
+
     func describe(in head: inout PagemapHead) {
-        (head.compression, head.regionPages) = (method.number, UInt32(Self.pages))
+        (head.compression, head.regionPages) = (method?.number ?? 0, UInt32(Self.pages))
         let places = state.withLock { $0.places }
         for number in 0..<places.count {
             guard let place = places[number] else { preconditionFailure("a region is missing") }

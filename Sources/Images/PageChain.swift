@@ -122,14 +122,14 @@ public struct PageImage: Sendable {
         public let level: Int
         /// Nil where nobody made any, or nobody wants them.
         public let checksums: PageChecksums?
-        /// Of a compressed file, whose descriptor is of no use to who does not know (`PagesReader`).
+        /// Of a compressed or encrypted file, whose descriptor is of no use to who does not know (`PagesReader`).
         public let regions: RegionIndex?
 
         /// As the file is now; fewer where it ends.
         func checksums(of range: Range<UInt64>) throws -> [UInt32] {
             if regions == nil { return try Checksum.ofPages(of: descriptor, range) }
             var sums = [UInt32]()
-            try PagesReader(self).eachPiece(of: range) { buffer, part, _ in sums += buffer.checksums(of: part) }
+            try PagesReader(self, takesFreed: true).eachPiece(of: range) { buffer, part, _ in sums += buffer.checksums(of: part) }
             return sums
         }
     }
@@ -152,8 +152,8 @@ public struct PageImage: Sendable {
             let index: Int
             if chain.isWithoutContent { index = 0 } else if let known = files.firstIndex(where: { $0.level == level && $0.name == name }) { index = known } else {
                 index = files.count
-                let isCompressed = ImageKind.named(name)?.kind.prefix == ImageKind.compressedPages.prefix
-                let regions = isCompressed ? try chain.directories[level].checkedPagemap(pagemap, number, pageSize: chain.pageSize).regions : nil
+                let isPlain = ImageKind.named(name)?.kind.prefix == ImageKind.pages.prefix
+                let regions = isPlain ? nil : try chain.directories[level].checkedPagemap(pagemap, number, pageSize: chain.pageSize).regions
                 files.append(try chain.pagesFile(name, level: level, regions))
             }
             if let last = runs.last, last.range.upperBound == range.lowerBound, last.file == index, last.offset + UInt64(last.range.count) == offset {

@@ -11,14 +11,14 @@ public struct PageChecksums: Equatable, Sendable {
     public init(_ sums: [UInt32] = []) { self.sums = sums }
 
     /// Writes them for the pages file `number`, whose pagemap image is written already.
-    public func write(for number: UInt32, pagemap: String, in directory: FileDescriptor) throws(ImageError) {
+    public func write(for number: UInt32, pagemap: String, in directory: FileDescriptor, _ seal: ImageSeal? = nil) throws(ImageError) {
         var bytes = [UInt8]()
         bytes.reserveCapacity(sums.count * 4)
         for sum in sums { bytes.append(word: sum) }
         var entry = StasisPageChecksums()
         (entry.pagemap, entry.pages, entry.crc32C) = (pagemap, UInt64(sums.count), Checksum.of(bytes))
         entry.pagemapCrc32C = try Self.sum(of: pagemap, in: directory)
-        let writer = try ImageWriter(directory: directory, name: ImageFile.pageChecksums.name(number))
+        let writer = try ImageWriter(directory: directory, name: ImageFile.pageChecksums.name(number), seal)
         try writer.append(entry)
         try writer.appendRaw(bytes)
         try writer.finish(sync: false)

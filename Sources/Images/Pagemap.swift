@@ -27,9 +27,9 @@ public struct Pagemap: Sendable {
     public var pagesFile: String
     public var pageSize: UInt64
     public var runs: [PageRun]
-    /// Bytes of pages: the size that the pages file must have, unless it is compressed.
+    /// Bytes of pages: the size that the pages file must have, unless it has regions.
     public var bytesInPagesFile: UInt64
-    /// Of a compressed pages file.
+    /// Of a compressed or encrypted pages file.
     public var regions: RegionIndex?
 }
 
@@ -38,8 +38,8 @@ extension ImageDirectory {
     public func checkedPagemap(_ file: ImageFile<PagemapEntry>, _ number: some BinaryInteger, pageSize: UInt64 = 4096) throws(ImageError) -> Pagemap {
         var reader = try reader(file, number)
         let head = try reader.single(PagemapHead.self)
-        var pagemap = Pagemap(
-            file: reader.name, pagesFile: (head.hasCompression ? ImageKind.compressedPages : .pages).name(UInt64(head.pagesID)), pageSize: pageSize, runs: [], bytesInPagesFile: 0)
+        let kind = !head.hasCompression ? ImageKind.pages : reader.seal == nil ? .compressedPages : .sealedPages
+        var pagemap = Pagemap(file: reader.name, pagesFile: kind.name(UInt64(head.pagesID)), pageSize: pageSize, runs: [], bytesInPagesFile: 0)
         var end: UInt64 = 0
         while let entry = try reader.next(PagemapEntry.self) {
             func refused(_ field: String, _ problem: String) -> ImageError { ImageError(reader.name, entry: reader.entry - 1, field: field, problem) }
@@ -57,7 +57,8 @@ extension ImageDirectory {
             pagemap.runs.append(PageRun(address: entry.vaddr, pages: pages, flags: flags, fileOffset: pagemap.bytesInPagesFile))
             if flags.contains(.present) { pagemap.bytesInPagesFile = fileEnd }
         }
-        pagemap.regions = try RegionIndex(head, reader.name, bytes: pagemap.bytesInPagesFile)
+        let seal = reader.seal.map { RegionSeal($0.key, $0.head, pages: pagemap.pagesFile) }
+        pagemap.regions = try RegionIndex(head, reader.name, bytes: pagemap.bytesInPagesFile, seal)
         return pagemap
     }
 

@@ -1,10 +1,16 @@
+import Cryptography
 import ImageMessages
 public import Linux
 
-/// Where the regions of a compressed pages file are. A region is the pages that were compressed together, each but the last as many; offsets
-/// of pages count as if nothing were compressed. A region that is as long as its pages is stored as they are.
+/// Where the regions of a compressed or encrypted pages file are. A region is the pages that were compressed, and sealed, together, each but
+/// the last as many; offsets of pages count as if nothing were. A region that is as long as its pages is stored as they are. One that is sealed
+/// is longer by the tag.
 public struct RegionIndex: Equatable, Sendable {
-    public let method: Compression
+    /// Nil: none is compressed.
+    public let method: Compression?
+    let seal: RegionSeal?
+    /// Bytes by which a region is longer than what it holds.
+    var overhead: Int { seal == nil ? 0 : SymmetricKey.overhead }
     /// Bytes of pages in a region.
     public let regionSize: UInt64
     /// Bytes of all pages.
@@ -14,11 +20,12 @@ public struct RegionIndex: Equatable, Sendable {
     /// The least length the file can have.
     public var fileEnd: UInt64 { places.reduce(0) { max($0, $1.upperBound) } }
 
-    /// Nil for a pagemap whose pages are not compressed.
-    init?(_ head: PagemapHead, _ name: String, bytes: UInt64) throws(ImageError) {
+    /// Nil for a pagemap whose pages are neither.
+    init?(_ head: PagemapHead, _ name: String, bytes: UInt64, _ seal: RegionSeal?) throws(ImageError) {
         guard head.hasCompression else { return nil }
         func refused(_ field: String, _ problem: String) -> ImageError { ImageError(name, entry: 0, field: field, problem) }
-        guard let method = Compression(number: head.compression) else { throw refused("compression", "\(head.compression) is none that we know") }
+        let method = Compression(number: head.compression), overhead = UInt64(seal == nil ? 0 : SymmetricKey.overhead)
+        guard method != nil || seal != nil && head.compression == 0 else { throw refused("compression", "\(head.compression) is none that we know") }
         guard (1...4096).contains(head.regionPages) else { throw refused("region_pages", "\(head.regionPages) is not from 1 to 4096") }
         let size = UInt64(head.regionPages) * 4096
         let count = bytes / size + (bytes % size == 0 ? 0 : 1)
@@ -29,10 +36,10 @@ public struct RegionIndex: Equatable, Sendable {
         places.reserveCapacity(Int(count))
         for (index, (offset, length)) in zip(head.regionOffset, head.regionBytes).enumerated() {
             let content = min(size, bytes - UInt64(index) * size)
-            guard length > 0, UInt64(length) <= content, offset <= UInt64(Int64.max) - content else { throw refused("region_bytes", "region \(index) of \(length) bytes at \(offset) can't be") }
+            guard UInt64(length) > overhead, UInt64(length) <= content + overhead, offset <= UInt64(Int64.max) - content - overhead else { throw refused("region_bytes", "region \(index) of \(length) bytes at \(offset) can't be") }
             places.append(offset..<(offset + UInt64(length)))
         }
-        (self.method, regionSize, self.bytes, self.places) = (method, size, bytes, places)
+        (self.method, self.seal, regionSize, self.bytes, self.places) = (method, seal, size, bytes, places)
     }
 
     /// Bytes of pages that a region has.

@@ -183,6 +183,24 @@ extension Verification {
     }
 }
 
+extension Verification {
+    /// Encrypted images of a directory and its parents, without any key: whether the files are as they were written. Their pages can't be
+    /// looked at.
+    public static func sealed(_ newest: ImageDirectory) throws(ImageError) -> Verification {
+        let verification = Verification()
+        for (level, directory) in try PageChain(newest).directories.enumerated() {
+            for name in try directory.names() where ImageKind.named(name).map({ !$0.kind.isPages }) ?? false {
+                verification.workers.run {
+                    do throws(ImageError) {
+                        if try directory.isSealedWell(name) { verification.state.withLock { $0.count.files += 1 } }
+                    } catch { verification.note(error.inParent(level)) }
+                }
+            }
+        }
+        return verification
+    }
+}
+
 extension ImageFile where Entry == PagemapEntry {
     /// A pagemap image's kind and number.
     public static func pagemap(named name: String) -> (Self, UInt64)? {

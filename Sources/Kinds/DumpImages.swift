@@ -15,15 +15,20 @@ package final class DumpImages {
 
     private let compression: Compression?
     private let goesDirectly: Bool
+    private let seal: ImageSeal?
+    /// Whether pages go through our buffers.
+    package var copiesPages: Bool { compression != nil || goesDirectly || seal != nil }
 
-    /// - Parameter directly: whether pages go past the page cache.
-    package init(directory: FileDescriptor, compression: Compression? = nil, directly: Bool = false) {
-        (self.directory, isKept, self.compression, goesDirectly) = (directory, true, compression, directly)
+    /// - Parameters:
+    ///   - seal: what images are encrypted with.
+    ///   - directly: whether pages go past the page cache.
+    package init(directory: FileDescriptor, compression: Compression? = nil, seal: ImageSeal? = nil, directly: Bool = false) {
+        (self.directory, isKept, self.compression, self.seal, goesDirectly) = (directory, true, compression, seal, directly)
     }
 
     /// Images that nobody keeps: everything goes to /dev/null.
     package static func discarded() throws(SyscallError) -> DumpImages { DumpImages(null: try FileDescriptor.open("/dev/null", O_RDWR)) }
-    private init(null: FileDescriptor) { (directory, isKept, compression, goesDirectly) = (null, false, nil, false) }
+    private init(null: FileDescriptor) { (directory, isKept, compression, seal, goesDirectly) = (null, false, nil, nil, false) }
 
     /// Adds an entry, followed by raw payload bytes where the format has some (pipes-data, sk-queues ...).
     package func append(_ name: String, _ message: some Message, payload: [UInt8] = []) throws {
@@ -35,12 +40,9 @@ package final class DumpImages {
     /// Makes the image although it may stay without entries.
     package func create(_ name: String) throws { _ = try writer(name) }
 
-    /// The image's file, everything written so far flushed to it, positioned at its end: for copies from kernel to kernel.
-    package func descriptor(_ name: String) throws -> FileDescriptor { try writer(name).flushedDescriptor() }
-
     private func writer(_ name: String) throws -> ImageWriter {
         if let found = writers[name] { return found }
-        let made = isKept ? try ImageWriter(directory: directory, name: name) : try ImageWriter(to: directory.duplicate(), name: name)
+        let made = isKept ? try ImageWriter(directory: directory, name: name, seal) : try ImageWriter(to: directory.duplicate(), name: name)
         writers[name] = made
         return made
     }
@@ -48,22 +50,22 @@ package final class DumpImages {
     /// Writes a whole image and closes it: those of one process, of which a tree may have thousands.
     package func write(_ name: String, _ messages: some Sequence<any Message>) throws {
         guard isKept else { return }
-        let writer = try ImageWriter(directory: directory, name: name)
+        let writer = try ImageWriter(directory: directory, name: name, seal)
         for message in messages { try writer.append(message) }
         try writer.finish(sync: false)
     }
 
     /// The same for an image of one entry and the bytes that follow it.
     package func write(_ name: String, _ message: some Message, payload: [UInt8]) throws {
-        let writer = try ImageWriter(directory: directory, name: name)
+        let writer = try ImageWriter(directory: directory, name: name, seal)
         try writer.append(message)
         try writer.appendRaw(payload)
         try writer.finish(sync: false)
     }
 
-    /// Makes pages-NUMBER.img, or compressed-NUMBER.img. The images' end brings its pagemap and checksums.
+    /// Makes pages-NUMBER.img, compressed-NUMBER.img or sealed-NUMBER.img. The images' end brings its pagemap and checksums.
     package func pagesFile(_ number: UInt32, pagemap: String) throws(ImageError) -> NewPagesFile {
-        let file = try NewPagesFile(number, pagemap: pagemap, in: directory, workers, compression, directly: goesDirectly)
+        let file = try NewPagesFile(number, pagemap: pagemap, in: directory, workers, compression, seal, directly: goesDirectly)
         pages.append(file)
         return file
     }
@@ -76,6 +78,10 @@ package final class DumpImages {
         for file in pages { try file.writeImages(in: directory) }
         pages = []
     }
+
+    /// checksums.img: of all images, which are complete.
+    /// - Parameter ownPages: whether no page server has the pages.
+    package func writeChecksums(ownPages: Bool) throws(ImageError) { try FileChecksums.write(in: directory, seal, ownPages: ownPages) }
 
     /// After a dump that failed nothing more is made of what was written.
     deinit { workers.cancel() }

@@ -179,7 +179,7 @@ import Glibc
         return unsafe UnsafeRawBufferPointer(rebasing: memory[part])
     }
     /// Replaces what is there by a call that takes the buffer's address and answers how many bytes it has put there.
-    @unsafe func produce(_ body: (UnsafeMutableRawBufferPointer) -> Int) -> Int {
+    @unsafe public func produce(_ body: (UnsafeMutableRawBufferPointer) -> Int) -> Int {
         count = min(max(unsafe body(memory), 0), capacity)
         return count
     }

@@ -90,6 +90,9 @@ package struct CommandSet: OptionSet, Sendable {
     package static let help = CommandSet(.help)
     package static let migrate = CommandSet(.migrate)
     package static let receive = CommandSet(.receive)
+    package static let dedup = CommandSet(.dedup)
+    package static let verify = CommandSet(.verify)
+    package static let networkUnlock = CommandSet(.networkUnlock)
     package static let all = CommandSet(rawValue: .max)
 
     package var names: [String] {

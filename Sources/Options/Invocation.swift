@@ -34,6 +34,7 @@ package enum Invocation: Sendable, Equatable {
         }
         if environment("CRIU_DEPRECATED") != nil { options.allowsDeprecated = true }
         options.pluginDirectory = environment("CRIU_LIBS_DIR")
+        if let file = environment("STASIS_DECRYPT"), !file.isEmpty { options.decryptionKeys.append(file) }
 
         let configFile = line.options.last { $0.row.name == "config" }?.value.text
         var given: [GivenOption] = []
@@ -117,6 +118,11 @@ extension Options {
         }
         if [.dump, .preDump].contains(command), sendsToPageServer, compression != nil { throw .usage("--compress and --page-server exclude each other: the server keeps pages as they come") }
         if directIO, compression != nil { throw .usage("--direct-io and --compress exclude each other: what is compressed is of any size, direct I/O is of whole pages") }
+        if !encryptionRecipients.isEmpty {
+            if [.migrate, .receive].contains(command) { throw .usage("--encrypt is for images that stay; those of a migration go over its connection", try: "--tls, --tls-psk, or --to ssh://HOST") }
+            if directIO { throw .usage("--direct-io and --encrypt exclude each other: what is encrypted is not of whole pages") }
+            if [.dump, .preDump].contains(command), pluginDirectory != nil { throw .usage("--encrypt and --libdir exclude each other: plugins write images of their own, readable for everybody", try: "without --libdir and $CRIU_LIBS_DIR") }
+        }
         if directIO, sendsToPageServer { throw .usage("--direct-io and --page-server exclude each other: the server writes the pages") }
         if command == .dump, lazyPages, sendsToPageServer { throw .usage("--lazy-pages and --page-server exclude each other", try: "dump --lazy-pages --port N") }
         if command == .dump, leaveRunning, leaveStopped { throw .usage("--leave-running and --leave-stopped exclude each other") }

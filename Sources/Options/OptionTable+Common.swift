@@ -74,6 +74,13 @@ extension OptionTable {
             options.compression = method
         },
         OptionRow("direct-io", [.dump, .preDump], .own, "write pages past the page cache (O_DIRECT): for images on a disk that are not restored soon") { $0.directIO = $1.isOn },
+        OptionRow("encrypt", taking: .required("FILE"), [.dump, .preDump, .pageServer], .own, "encrypt images for who has the private key of the certificate in FILE, or the key in FILE; repeatable") {
+            $0.encryptionRecipients.append($1.text)
+        },
+        OptionRow(
+            "decrypt", taking: .required("FILE"), [.dump, .preDump, .restore, .lazyPages, .pageServer, .dedup, .verify, .networkUnlock, CommandSet(.cpuinfoCheck)], .own,
+            "open encrypted images with the private key, or key, in FILE (default: $STASIS_DECRYPT); repeatable"
+        ) { $0.decryptionKeys.append($1.text) },
         OptionRow("snapshot", .dump, .own, "let the tree run again after milliseconds and write its memory from a copy") { $0.snapshot = $1.isOn },
         OptionRow("background-load", .restore, .own, "let the tree run at once and load its memory behind it") { $0.backgroundLoad = $1.isOn },
         OptionRow("no-verify", [.restore, .lazyPages, .pageServer], .own, "take images as they are, without looking whether they are as they were dumped") { $0.verifies = !$1.isOn },

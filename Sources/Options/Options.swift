@@ -51,6 +51,10 @@ package struct Options: Sendable, Equatable {
     package var plan = false
     package var compression: Compression?
     package var directIO = false
+    /// Files with certificates, public keys or keys, for whom images are encrypted; as seen from where we were called.
+    package var encryptionRecipients: [String] = []
+    /// Files with private keys or keys that open encrypted images.
+    package var decryptionKeys: [String] = []
     /// Whether images are held against their checksums.
     package var verifies = true
 

@@ -1,7 +1,7 @@
 import CLinux
 import Glibc
 import ImageMessages
-import Images
+package import Images
 import Kinds
 package import Linux
 
@@ -15,13 +15,16 @@ package enum BackgroundLoad {
     private static let log = "background-load.log"
 
     /// Starts it, for one restore.
-    /// - Parameter verifies: whether pages are held against their checksums.
-    package static func start(_ images: FileDescriptor, work: FileDescriptor, verifies: Bool) throws -> LazyRestore {
+    /// - Parameters:
+    ///   - secrets: open encrypted images.
+    ///   - verifies: whether pages are held against their checksums.
+    package static func start(_ images: FileDescriptor, _ secrets: ImageSecrets, work: FileDescriptor, verifies: Bool) throws -> LazyRestore {
         try CheckpointError.about("start", .object("the process that loads the memory")) {
             let log = try FileDescriptor.open(log, O_WRONLY | O_CREAT | O_TRUNC | O_APPEND, mode: 0o600, at: work.number)
             let (ours, its) = try FileDescriptor.socketPair(1, 1 /* AF_UNIX, SOCK_STREAM */)
             _ = try Program.start("/proc/self/exe", [command], output: log, inNewSession: true, input: its)
             try ours.send([verifies ? 1 : 0], descriptors: [images])
+            try ours.write(little32(UInt32(secrets.bytes.count)) + secrets.bytes)
             return LazyRestore(through: ours)
         }
     }
@@ -32,17 +35,24 @@ package enum BackgroundLoad {
         Program.standAlone(as: "stasis-loader")
         do {
             guard let message = try starter.receive(room: 1, flags: 0), let images = message.descriptors.first else { return 1 }
-            let chain = try PageChain(try ImageDirectory(images), verifies: message.bytes == [1])
+            let secrets = try ImageSecrets(bytes: try take(Int(try take(4, from: starter).word(UInt32.self, at: 0)), from: starter))
+            let chain = try PageChain(try ImageDirectory(images, secrets), verifies: message.bytes == [1])
             let daemon = LazyPages(ImagePageSource(chain), missing: { try LazyPagesListener.missing($0, chain) }, log)
             daemon.first = { WorkingSet.read(of: $0, in: chain.directories[0]) }
             try daemon.serve(starter)
             log.info("\(daemon.transferred) pages given, \(daemon.faulted) of them waited for")
-            WorkingSet.write(daemon.touched, in: images)
+            WorkingSet.write(daemon.touched, in: chain.directories[0])
             return 0
         } catch {
             log.error("\(error)")
             return 1
         }
+    }
+
+    private static func take(_ count: Int, from starter: FileDescriptor) throws -> [UInt8] {
+        let buffer = PageBuffer(max(count, 1))
+        guard try buffer.receive(count, from: starter) else { throw SyscallError("read", .fd(starter.number), ECONNRESET) }
+        return buffer.bytes(0..<count)
     }
 }
 
@@ -57,9 +67,10 @@ enum WorkingSet {
     }
 
     /// An image directory that can't be written to has none.
-    static func write(_ touched: [UInt32: [Range<UInt64>]], in directory: FileDescriptor) {
+    static func write(_ touched: [UInt32: [Range<UInt64>]], in directory: ImageDirectory) {
+        guard let seal = try? directory.sealForMore() as ImageSeal?? else { return }
         for (task, ranges) in touched {
-            guard let writer = try? ImageWriter(directory: directory, name: ImageFile.workingSet.name(task)) else { continue }
+            guard let writer = try? ImageWriter(directory: directory.descriptor, name: ImageFile.workingSet.name(task), seal) else { continue }
             for range in ranges.prefix(most) {
                 var entry = PagemapEntry()
                 (entry.vaddr, entry.compatNrPages, entry.nrPages) = (range.lowerBound, 0, UInt64(range.count) / 4096)

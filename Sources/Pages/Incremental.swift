@@ -23,9 +23,10 @@ package final class Incremental {
 
     /// - Parameters:
     ///   - previous: as given; relative to the image directory, in which it becomes the link `parent`.
+    ///   - secrets: open the images of earlier dumps.
     ///   - holder: has the trackers between two dumps; nil: the keeper.
     package init(
-        root: ThreadID, previous: String?, tracks: Bool, run: String, images: FileDescriptor, holder: TrackerHolder? = nil, _ log: Log
+        root: ThreadID, previous: String?, tracks: Bool, run: String, images: FileDescriptor, secrets: ImageSecrets = .none, holder: TrackerHolder? = nil, _ log: Log
     ) throws {
         (self.root, self.tracks, self.run, self.holder, self.log) = (root, tracks, run, holder, log)
         var chain: PageChain?, before = ""
@@ -34,8 +35,13 @@ package final class Incremental {
                 try FileDescriptor.open(previous, O_RDONLY | O_DIRECTORY, at: images.number)
             }
             try Self.link(previous, in: images)
-            chain = try PageChain(try ImageDirectory(opened))
-            let inventory = try? chain?.directories.first?.single("inventory.img", InventoryEntry.self)
+            let parents = try PageChain(try ImageDirectory(opened, secrets))
+            // Before the tree stands: what is in encrypted images must be known, or every page would be saved again.
+            for directory in parents.directories where directory.isEncrypted {
+                do { _ = try directory.sealForMore() } catch { throw CheckpointError("use", .object("--prev-images-dir \(previous)"), error.cause, remedy: error.remedy) }
+            }
+            chain = parents
+            let inventory = try? parents.directories.first?.single("inventory.img", InventoryEntry.self)
             before = inventory?.dumpCriuRunID ?? ""
         }
         (parent, parentRun) = (chain, before)

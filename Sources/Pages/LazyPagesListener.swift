@@ -1,6 +1,6 @@
 import Glibc
 import ImageMessages
-import Images
+package import Images
 import Kinds
 package import Linux
 
@@ -25,11 +25,12 @@ package final class LazyPagesListener: Sendable {
 
     /// Returns when every process of the restored tree has all its pages, or is gone.
     /// - Parameters:
+    ///   - secrets: open encrypted images.
     ///   - remote: where the pages are that the images lack; nil: nowhere else.
     ///   - verifies: whether pages are held against their checksums.
-    package func serve(_ images: FileDescriptor, remote: (any RemotePages)? = nil, verifies: Bool, _ log: Log) throws {
+    package func serve(_ images: FileDescriptor, _ secrets: ImageSecrets = .none, remote: (any RemotePages)? = nil, verifies: Bool, _ log: Log) throws {
         let restorer = try socket.accept()
-        let chain = try PageChain(try ImageDirectory(images), verifies: verifies)
+        let chain = try PageChain(try ImageDirectory(images, secrets), verifies: verifies)
         let local = ImagePageSource(chain)
         let daemon = LazyPages(remote.map { CombinedPageSource(local, $0) } ?? local, missing: { try Self.missing($0, chain) }, log)
         try daemon.serve(restorer)

@@ -1,6 +1,6 @@
 import Glibc
 import ImageMessages
-import Images
+package import Images
 import Kinds
 package import Linux
 
@@ -18,6 +18,9 @@ package final class PageServer {
     /// Pages on their way to who has asked for them, or over older ones.
     private let given = PageBuffer()
     private let workers = Workers()
+    private let recipients: ImageRecipients, secrets: ImageSecrets
+    /// What images are encrypted with, from the first one on.
+    private var seal: ImageSeal?
 
     private var nextPagesID: UInt32 = 0x10001
     private var files: [PageSubject: Incoming] = [:]
@@ -28,29 +31,13 @@ package final class PageServer {
 
     /// The images of one subject while they come in.
     private final class Incoming {
-        let writer: ImageWriter, pages: NewPagesFile
+        let pages: NewPagesFile
         /// Whose pages are replaced.
         let older: OlderPages?
         var end: UInt64 = 0, isClosed = false
-        /// Not written yet: what comes next may belong to it.
-        private var last: PagemapEntry?
-        init(_ writer: ImageWriter, _ pages: NewPagesFile, _ older: OlderPages?) { (self.writer, self.pages, self.older) = (writer, pages, older) }
-
-        func note(_ range: Range<UInt64>, flags: UInt32) throws(ImageError) {
-            let pages = UInt64(range.count) / 4096
-            if let before = last, before.flags == flags, before.vaddr + before.nrPages * 4096 == range.lowerBound {
-                last?.nrPages += pages
-                return
-            }
-            try flush()
-            var entry = PagemapEntry()
-            (entry.vaddr, entry.compatNrPages, entry.flags, entry.nrPages) = (range.lowerBound, 0, flags, pages)
-            last = entry
-        }
-        func flush() throws(ImageError) {
-            if let entry = last { try writer.append(entry) }
-            last = nil
-        }
+        private(set) var entries = PageEntries()
+        init(_ pages: NewPagesFile, _ older: OlderPages?) { (self.pages, self.older) = (pages, older) }
+        func note(_ range: Range<UInt64>, flags: UInt32) { entries.add(range, flags) }
     }
 
     /// Pages of the directories before, to be written over.
@@ -71,8 +58,14 @@ package final class PageServer {
     ///   - flushes: whether everything is on the disk before the other end is told so.
     ///   - sums: whether pages get checksums.
     ///   - replaces: whether pages that come again take the place of those in older directories, which are good for nothing by themselves then.
+    ///   - recipients: for whom the images are encrypted.
+    ///   - secrets: open encrypted images, for pages to be freed there.
     ///   - source: where pages that are asked for are; nil: nowhere.
-    package init(_ connection: PageConnection, images: FileDescriptor, frees: Bool = false, flushes: Bool = true, sums: Bool = true, replaces: Bool = false, source: (any PageSource)? = nil, _ log: Log) {
+    package init(
+        _ connection: PageConnection, images: FileDescriptor, frees: Bool = false, flushes: Bool = true, sums: Bool = true, replaces: Bool = false, recipients: ImageRecipients = .nobody, secrets: ImageSecrets = .none,
+        source: (any PageSource)? = nil, _ log: Log
+    ) {
+        (self.recipients, self.secrets) = (recipients, secrets)
         (self.connection, self.images, self.frees, self.flushes, self.sums, self.replaces, self.source, self.log) = (connection, images, frees, flushes, sums, replaces, source, log)
         input = PageInput(connection.input)
     }
@@ -132,15 +125,16 @@ package final class PageServer {
         }
         guard files[subject] == nil else { throw refused("the pages of \(subject) come twice") }
         let name = subject.file.name(subject.number)
-        var head = PagemapHead()
-        head.pagesID = nextPagesID
+        let pagesID = nextPagesID
         nextPagesID += 1
         try CheckpointError.about("write", .image(name)) {
-            let writer = try ImageWriter(directory: images, name: name)
-            let pages = try NewPagesFile(head.pagesID, pagemap: name, in: images, workers, summed: sums)
-            names += [name, pages.name, ImageFile.pageChecksums.name(head.pagesID)]
-            try writer.append(head)
-            files[subject] = Incoming(writer, pages, try older(subject))
+            if seal == nil, let made = try recipients.sealForPageServer(images) {
+                names.append(made.keyImage)
+                seal = made
+            }
+            let pages = try NewPagesFile(pagesID, pagemap: name, in: images, workers, nil, seal, summed: sums)
+            names += [name, pages.name, ImageFile.pageChecksums.name(pagesID)]
+            files[subject] = Incoming(pages, try older(subject))
         }
         if let before = current { try close(before) }
         current = subject
@@ -156,10 +150,7 @@ package final class PageServer {
         guard let file = files[subject], !file.isClosed else { return }
         try store(file)
         file.isClosed = true
-        try CheckpointError.about("write", .image(subject.file.name(subject.number))) {
-            try file.flush()
-            try file.writer.finish(sync: false)
-        }
+        file.pages.entries = file.entries.entries
     }
 
     private func add(_ request: PageRequest, flags: UInt32) throws {
@@ -171,7 +162,7 @@ package final class PageServer {
         }
         file.end = range.upperBound
         if range.isEmpty { return }
-        guard flags & PageRuns.present != 0 else { return try file.note(range, flags: flags) }
+        guard flags & PageRuns.present != 0 else { return file.note(range, flags: flags) }
         bytes += UInt64(range.count)
         var at = range.lowerBound
         for run in file.older?.image.runs(within: [range]) ?? [] {
@@ -184,7 +175,7 @@ package final class PageServer {
 
     private func take(_ range: Range<UInt64>, _ flags: UInt32, _ file: Incoming, _ subject: PageSubject) throws {
         if range.isEmpty { return }
-        try file.note(range, flags: flags)
+        file.note(range, flags: flags)
         var left = UInt64(range.count)
         while left > 0 {
             if buffer.isFull { try store(file) }
@@ -195,7 +186,7 @@ package final class PageServer {
     }
 
     private func replace(_ run: PageImage.Run, _ file: Incoming, _ subject: PageSubject) throws {
-        try file.note(run.range, flags: PageRuns.parent)
+        file.note(run.range, flags: PageRuns.parent)
         var left = run
         while !left.range.isEmpty {
             given.clear(0)
@@ -229,7 +220,7 @@ package final class PageServer {
     /// When the other end, which may hold a tree still, has its answer. Whatever goes wrong costs only room.
     private func freeOlder() {
         guard frees else { return }
-        do { _ = try Dedup.run(try PageChain(try ImageDirectory(images)), newestOnly: true) } catch { log.warn("--auto-dedup: \(error)") }
+        do { _ = try Dedup.run(try PageChain(try ImageDirectory(images, secrets)), newestOnly: true) } catch { log.warn("--auto-dedup: \(error)") }
     }
 
     /// As many pages as lie together from the one that is asked for.

@@ -9,7 +9,7 @@ import Options
 enum CpuinfoCommand {
     static func run(_ options: Options) -> Int32 {
         Session.run(options) { session in
-            let images = try ImageDirectory(session.images)
+            let images = try ImageDirectory(session.images, session.secrets)
             if options.command == .cpuinfoDump {
                 try images.write(.cpuinfo, 0, [Processor.here()])
                 try session.streamer?.give(session.images)

@@ -28,6 +28,7 @@ enum DumpCommand {
     private static func request(_ root: ThreadID, _ session: Session) throws -> Dump.Request {
         var request = Dump.Request(root: root, images: session.images, work: session.work, log: session.log)
         request.settings = DumpSettings(session.options)
+        (request.recipients, request.secrets) = (session.recipients, session.secrets)
         request.settings.cgroups.rules = try cgroupRules(session.options)
         request.plugins = try session.plugins()
         request.progress = { session.progress.update(phase: $0, done: $1, total: $2, unit: $0.hasPrefix("memory") ? .bytes : .tasks) }

@@ -10,7 +10,7 @@ enum LazyPagesCommand {
             let listener = try LazyPagesListener(in: session.work)
             let remote = try options.pageServerPlace().map { try RemotePageSource($0) }
             try PageServerCommand.inBackground(session)
-            try listener.serve(session.images, remote: remote, verifies: session.options.verifies, session.log)
+            try listener.serve(session.images, session.secrets, remote: remote, verifies: session.options.verifies, session.log)
             try remote?.finish()
             return 0
         }

@@ -14,7 +14,7 @@ enum NetworkUnlockCommand {
         do {
             try Privileges.check(options)
             var lifted = try ConnectionLock.liftStale()
-            let images = try ImageDirectory(path: options.imagesDirectory)
+            let images = try ImageDirectory(path: options.imagesDirectory, try options.imageSecrets())
             if images.exists("inventory.img") {
                 let name = NetworkLockName.of(try images.inventory().dumpCriuRunID)
                 if try ConnectionLock.lift(name) { lifted.append(name) } else { log.warn("\(options.imagesDirectory): nothing is locked for these images") }

@@ -24,8 +24,8 @@ enum PageServerCommand {
                 socket = try listener.accept()
             }
             let connection = try secure(socket, by: credentials)
-            let source = options.lazyPages ? ImagePageSource(try PageChain(try ImageDirectory(session.images), verifies: options.verifies)) : nil
-            try PageServer(connection, images: session.images, frees: options.autoDedup, source: source, session.log).serve()
+            let source = options.lazyPages ? ImagePageSource(try PageChain(try ImageDirectory(session.images, session.secrets), verifies: options.verifies)) : nil
+            try PageServer(connection, images: session.images, frees: options.autoDedup, recipients: session.recipients, secrets: session.secrets, source: source, session.log).serve()
             connection.output.sayEnd()
             return 0
         }

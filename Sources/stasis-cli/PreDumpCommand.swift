@@ -12,6 +12,7 @@ enum PreDumpCommand {
             let root = ThreadID(tree)
             var request = Dump.Request(root: root, images: session.images, work: session.work, log: session.log)
             request.settings = DumpSettings(options)
+            (request.recipients, request.secrets) = (session.recipients, session.secrets)
             request.plugins = try session.plugins()
             request.pageServer = try options.pageServerPlace()
             request.hook = { try session.hook($0, root: root) }

@@ -25,7 +25,7 @@ enum RestoreCommand {
             }
             if options.plan { return try showPlan(session) }
             try refuseLabel(options)
-            let isForChecks = try Restore.isForChecks(session.images)
+            let isForChecks = try Restore.isForChecks(session.images, session.secrets)
             if options.checkOnly || isForChecks {
                 if isForChecks, !options.json { Output.line("These images are of dump --check-only: they are checked, nothing is restored.") }
                 return session.show(RestoreCheck.run(try request(session), pidFile: options.pidFile))
@@ -56,6 +56,7 @@ enum RestoreCommand {
     private static func request(_ session: Session) throws -> Restore.Request {
         var request = Restore.Request(images: session.images, work: session.work, log: session.log)
         request.settings = RestoreSettings(session.options)
+        request.secrets = session.secrets
         request.plugins = try session.plugins(restoring: session.images)
         request.progress = { session.progress.update(phase: $0, done: $1, total: $2, unit: $0.hasPrefix("memory") ? .bytes : .tasks) }
         return request

@@ -1,4 +1,5 @@
 import Checkpoint
+import Cryptography
 import Glibc
 import Images
 import Kinds
@@ -14,6 +15,10 @@ struct Session {
     let streamer: ImageStreamer?
     private let mount: DetachedMount?
     let work: FileDescriptor
+    /// --encrypt: who may read new images.
+    let recipients: ImageRecipients
+    /// --decrypt: opens encrypted ones.
+    let secrets: ImageSecrets
     let log: Log
     let scripts: ActionScripts
     let progress: Progress = .onTerminal()
@@ -44,6 +49,10 @@ struct Session {
         self.options = options
         descriptorLimit = DescriptorLimit.raise()
         let images = try Self.directory(options.imagesDirectory, "image directory", remedy: "create it, or name another one with -D")
+        (recipients, secrets) = (try options.imageRecipients(), try options.imageSecrets())
+        if options.autoDedup, !recipients.isEmpty, !secrets.fit(recipients) {
+            throw OptionError.usage("--auto-dedup with --encrypt looks into the new images, too", try: "--decrypt with the secret of one of their recipients")
+        }
         work = try options.workDirectory.map { try Self.directory($0, "work directory", remedy: "create it, or name another one with -W") } ?? images
         guard fchdir(work.number) == 0 else { throw SyscallError("fchdir", .path(options.workDirectory ?? options.imagesDirectory), errno) }
         if let path = options.logFile {
@@ -56,12 +65,23 @@ struct Session {
         if options.stream {
             let memory = try Self.streamed(options)
             streamer = try ImageStreamer(options.command == .restore ? .serve : .capture, in: images)
-            if options.command == .restore { try streamer?.take(into: memory.root) }
+            if options.command == .restore { try streamer?.take(into: memory.root, secrets) }
             (self.images, mount) = (memory.root, memory.mount)
         } else { (self.images, streamer, mount) = (images, nil, nil) }
         self.log = log
         scripts = ActionScripts(options.actionScripts, images: images, log: log)
         log.info("stasis \(VersionCommand.version), \(options.command.rawValue), images in \(options.imagesDirectory)")
+        warnOfKeys()
+    }
+
+    private func warnOfKeys() {
+        for warning in recipients.recipients.compactMap(\.warning) + secrets.secrets.compactMap(\.warning) { log.warn(warning) }
+        if [.restore, .lazyPages, .verify].contains(options.command), !options.decryptionKeys.isEmpty, let directory = try? ImageDirectory(images), directory.exists(.inventory), !directory.isEncrypted {
+            log.warn("--decrypt: these images are not encrypted; who can write to \(options.imagesDirectory) could have changed them")
+        }
+        if !recipients.isEmpty, options.sendsToPageServer, !options.tls, options.tlsSharedKey == nil {
+            log.warn("--encrypt: pages go to the page server as they are: --tls for the connection, and --encrypt there for its images")
+        }
     }
 
     /// The images of --stream are in memory.
@@ -79,14 +99,16 @@ struct Session {
 
     /// Our own plugins and those of --libdir.
     /// - Parameter needed: those that a restore's images name; nil for a dump.
-    func plugins() throws -> PluginSet { try Self.plugins(options, images: images, log) }
+    func plugins() throws -> PluginSet { try Self.plugins(options, images: images, log, ownOnly: !recipients.isEmpty) }
     /// For a restore from `images`. Images that can't be read are the restore's to refuse.
     func plugins(restoring images: FileDescriptor) throws -> PluginSet {
-        try Self.plugins(options, images: images, log, needed: (try? ImageDirectory(images).inventory().neededPlugins) ?? .any)
+        try Self.plugins(options, images: images, log, needed: (try? ImageDirectory(images, secrets).inventory().neededPlugins) ?? .any)
     }
-    static func plugins(_ options: Options, images: FileDescriptor, _ log: Log, needed: NeededPlugins? = nil) throws -> PluginSet {
+    /// - Parameter ownOnly: those of --libdir would write images that are not encrypted.
+    static func plugins(_ options: Options, images: FileDescriptor, _ log: Log, needed: NeededPlugins? = nil, ownOnly: Bool = false) throws -> PluginSet {
         var gpu = CUDAPlugin.Settings()
         (gpu.deviceMap, gpu.patience) = (options.gpuDeviceMap, options.pluginTimeout)
+        if ownOnly { return PluginSet([CUDAPlugin(gpu)]) }
         return try PluginLoader.load(
             options.pluginDirectory, own: [CUDAPlugin(gpu)],
             .init(images: images, log: log, patience: options.pluginTimeout, needed: needed))

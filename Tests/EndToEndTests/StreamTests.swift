@@ -12,17 +12,27 @@ extension EndToEnd {
         }
 
         @Test("a tree is dumped into one, and restored from it", arguments: ["memory-private", "memory-shared", "tree", "unix-rights", "ghosts", "memfds"])
-        func roundTrip(workload: String) throws {
+        func roundTrip(workload: String) throws { try roundTrip(workload) { _ in ([], []) } }
+
+        @Test("encrypted images are opened when they are back", arguments: ["memory-shared", "ghosts"]) func encrypted(workload: String) throws {
+            try roundTrip(workload) { run in
+                let keys = try Keys(in: run.scratch)
+                return (["--encrypt", keys.file], ["--decrypt", keys.file])
+            }
+        }
+
+        private func roundTrip(_ workload: String, _ options: @escaping (Run) throws -> (dump: [String], restore: [String])) throws {
             try run(workload) { run in
+                let options = try options(run)
                 let streamer = Streamer(run)
                 try streamer.start("capture", in: run.scratch + "/1")
-                let dumped = try run.dumpCommand(["--stream"]).run(within: 60)
+                let dumped = try run.dumpCommand(["--stream"] + options.dump).run(within: 60)
                 guard dumped.succeeded else { throw Failure("dump: \(dumped)") }
                 try streamer.awaitEnd()
                 #expect(exists(streamer.folder + "/inventory.img") && !exists(run.images + "/inventory.img"))
                 guard eventually(within: 3, { kill(run.root, 0) != 0 }) else { throw Failure("task \(run.root) is still there") }
                 try streamer.start("serve", in: run.images)
-                try run.restore(["--stream"])
+                try run.restore(["--stream"] + options.restore)
                 try streamer.awaitEnd()
             }
         }

@@ -78,10 +78,10 @@ extension EndToEnd {
 }
 
 extension Run {
-    func verifyCommand() -> Command { Command(Binaries.stasis, ["verify", images], in: folder) }
+    func verifyCommand(_ more: [String] = []) -> Command { Command(Binaries.stasis, ["verify", images] + more, in: folder) }
 
-    func verify() throws {
-        let result = try verifyCommand().run(within: 60)
+    func verify(_ more: [String] = []) throws {
+        let result = try verifyCommand(more).run(within: 60)
         guard result.succeeded else { throw Failure("verify \(step): \(result)") }
     }
 

@@ -34,7 +34,7 @@ import Testing
     @Test("has nothing beyond CRIU's but our own") func hasNothingElse() {
         let known = Set(Self.expected.map { $0[0] }).union(OptionTable.ownNames)
         #expect(OptionTable.rows.map(\.name).filter { !known.contains($0) } == [])
-        #expect(OptionTable.ownNames == ["json", "plan", "remap-address", "check-only", "digest", "compress", "direct-io", "snapshot", "background-load", "no-verify", "to", "max-downtime", "max-rounds", "when-too-busy", "listen", "stdio", "tls-psk", "insecure", "plugin-timeout", "gpu-device-map", "man", "completions"])
+        #expect(OptionTable.ownNames == ["json", "plan", "remap-address", "check-only", "digest", "compress", "direct-io", "encrypt", "decrypt", "snapshot", "background-load", "no-verify", "to", "max-downtime", "max-rounds", "when-too-busy", "listen", "stdio", "tls-psk", "insecure", "plugin-timeout", "gpu-device-map", "man", "completions"])
     }
 
     @Test("names are there once") func namesAreUnique() {

@@ -39,7 +39,7 @@ package struct RestoreCheck {
 
     private mutating func lookAtImages() throws {
         let request = request
-        let images = try ImageDirectory(request.images)
+        let images = try ImageDirectory(request.images, request.secrets)
         if let rules = request.settings.processor {
             look("this CPU", "it has what the images need") { try Restore.checkProcessor(images, rules, request.log) }
         }

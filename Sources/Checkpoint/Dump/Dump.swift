@@ -2,7 +2,7 @@ import CLinux
 import Glibc
 import Graft
 package import ImageMessages
-import Images
+package import Images
 package import Kinds
 package import Linux
 package import Pages
@@ -28,6 +28,10 @@ package enum Dump {
         package var images: FileDescriptor
         package var work: FileDescriptor
         package var log: Log
+        /// --encrypt: who may read the images.
+        package var recipients = ImageRecipients.nobody
+        /// --decrypt: opens the images of earlier dumps.
+        package var secrets = ImageSecrets.none
         /// --page-server: takes the pages in place of the image directory.
         package var pageServer: PageServerPlace?
         /// --lazy-pages: gives the pages that were postponed to who restores, while the tree stands.
@@ -43,6 +47,10 @@ package enum Dump {
         package var progress: (_ phase: String, _ done: UInt64, _ total: UInt64) -> Void = { _, _, _ in }
         package init(root: ThreadID, images: FileDescriptor, work: FileDescriptor, log: Log) {
             (self.root, self.images, self.work, self.log) = (root, images, work, log)
+        }
+        /// What the images are encrypted with, whose key is in the directory from now on.
+        func seal() throws -> ImageSeal? {
+            try CheckpointError.about("encrypt", .object("the images")) { try recipients.seal(images, pagesElsewhere: pageServer != nil) }
         }
         var pluginSession: PluginSession { PluginSession(images: images, log: log, timeout: settings.timeout) }
     }
@@ -66,8 +74,9 @@ package enum Dump {
         let began = Clock.monotonic()
         try request.hook("pre-dump")
         let commit = try Commit(directory: request.images)
-        let tree: FrozenTree, incremental: Incremental, server: PageServerClient?, mappings: MappingReader
+        let tree: FrozenTree, incremental: Incremental, server: PageServerClient?, seal: ImageSeal?, mappings: MappingReader
         do {
+            seal = try request.seal()
             server = try request.pageServer.map { try PageServerClient($0) }
             incremental = try Incremental(request, tracks: request.settings.tracksMemory && request.settings.ending != .kill)
             if request.plugins.has(.pauseDevices) { try request.plugins.pauseDevices(of: Explanation.tree(request.root)) }
@@ -78,7 +87,7 @@ package enum Dump {
             throw error
         }
         request.plugins.session?.letRun = { try Freeze.letRun($0, of: $1, in: tree, request.settings, request.log, $2) }
-        let context = DumpContext(settings: request.settings, log: request.log, images: DumpImages(directory: request.images, compression: request.settings.compression, directly: request.settings.directIO))
+        let context = DumpContext(settings: request.settings, log: request.log, images: DumpImages(directory: request.images, compression: request.settings.compression, seal: seal, directly: request.settings.directIO))
         (context.runID, context.hook, context.mappings) = (incremental.run, request.hook, mappings)
         context.receiver = server
         context.plugins = request.plugins
@@ -137,7 +146,12 @@ package enum Dump {
     /// and runs on. What a restore needs to check, the directory has afterwards, if nothing was refused. Hooks do not run.
     package static func check(_ request: Request) throws -> CheckReport {
         let commit = try Commit(directory: request.images)
-        let context = DumpContext(settings: request.settings, log: request.log, images: DumpImages(directory: request.images), purpose: .check)
+        let seal: ImageSeal?
+        do { seal = try request.seal() } catch {
+            commit.rollBack()
+            throw error
+        }
+        let context = DumpContext(settings: request.settings, log: request.log, images: DumpImages(directory: request.images, seal: seal), purpose: .check)
         (context.plugins, context.mappings) = (request.plugins, MappingReader(tree: request.root))
         defer { context.forgetSteps() }
         var report = CheckReport("dump")
@@ -287,6 +301,8 @@ final class Commit {
             let path = (try? Files.link(directory.procPath)) ?? "this directory"
             throw CheckpointError("dump", .object("into \(path)"), "it holds an earlier dump (inventory.img)", remedy: "remove that, or give another directory with -D", errno: Errno(EEXIST))
         }
+        // Of a dump that was killed: what is written now may not be encrypted.
+        if before.contains(ImageKind.encryption.name()) { try? Files.unlink(ImageKind.encryption.name(), at: directory.number) }
         // Say now, not after the freeze, that nothing can be written here.
         try CheckpointError.about("write", .image("inventory.img.tmp"), remedy: "give a directory that you may write to with -D") {
             _ = try FileDescriptor.open("inventory.img.tmp", O_WRONLY | O_CREAT | O_TRUNC, mode: 0o644, at: directory.number)
@@ -298,7 +314,7 @@ final class Commit {
         try images.append("inventory.img.tmp", inventory)
         try CheckpointError.about("write", .object("the images"), remedy: "free space, or give another directory with -D") {
             try images.finish()
-            try FileChecksums.write(in: directory, ownPages: ownPages)
+            try images.writeChecksums(ownPages: ownPages)
             try images.flushToDisk()
             try Files.rename("inventory.img.tmp", to: "inventory.img", in: directory.number)
             try Syscall.call("fsync", SYS_fsync, Int(directory.number), on: .fd(directory.number))
@@ -316,15 +332,14 @@ final class Commit {
 
 extension Incremental {
     convenience init(_ request: Dump.Request, tracks: Bool) throws {
-        try self.init(root: request.root, previous: request.settings.previousImages, tracks: tracks, run: RunID.make(), images: request.images, holder: request.trackers, request.log)
+        try self.init(root: request.root, previous: request.settings.previousImages, tracks: tracks, run: RunID.make(), images: request.images, secrets: request.secrets, holder: request.trackers, request.log)
     }
 }
 
 /// The id of this run, as dump_criu_run_id has it: a random UUID (version 4).
 package enum RunID {
     package static func make() -> String {
-        var bytes = [UInt8](repeating: 0, count: 16)
-        _ = try? Syscall.call("getrandom", SYS_getrandom, bytes: &bytes, at: 0, 16, 0)
+        var bytes = Random.bytes(16)
         bytes[6] = bytes[6] & 0x0f | 0x40
         bytes[8] = bytes[8] & 0x3f | 0x80
         let hex = bytes.map { String($0 >> 4, radix: 16) + String($0 & 15, radix: 16) }.joined()

@@ -12,7 +12,7 @@ protocol PageTarget: AnyObject {
     func finish() throws
 }
 
-/// A pages file, compressed or not. What has come is what its pagemap says.
+/// A pages file, compressed and encrypted or not. What has come is what its pagemap says.
 final class PagesFileTarget: PageTarget {
     private let pages: NewPagesFile
     private var entries = PageEntries()
@@ -61,19 +61,4 @@ extension PageRuns {
 extension PageBuffer {
     /// A disk that is written past the page cache is given much at once.
     static func forCopies(_ settings: DumpSettings) -> PageBuffer { settings.directIO ? PageBuffer(8 << 20) : PageBuffer() }
-}
-
-/// Entries of a pagemap, adjacent ones of the same kind joined.
-struct PageEntries {
-    private(set) var entries: [PagemapEntry] = []
-    mutating func add(_ range: Range<UInt64>, _ flags: UInt32) {
-        let pages = UInt64(range.count) / 4096
-        if let last = entries.last, last.flags == flags, last.vaddr + last.nrPages * 4096 == range.lowerBound {
-            entries[entries.count - 1].nrPages += pages
-            return
-        }
-        var entry = PagemapEntry()
-        (entry.vaddr, entry.compatNrPages, entry.flags, entry.nrPages) = (range.lowerBound, 0, flags, pages)
-        entries.append(entry)
-    }
 }

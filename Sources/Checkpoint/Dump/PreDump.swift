@@ -30,8 +30,9 @@ package enum PreDump {
         let began = Clock.monotonic()
         try request.hook("pre-dump")
         let commit = try Commit(directory: request.images)
-        let incremental: Incremental, tree: FrozenTree, server: PageServerClient?, reader: MappingReader
+        let incremental: Incremental, tree: FrozenTree, server: PageServerClient?, seal: ImageSeal?, reader: MappingReader
         do {
+            seal = try request.seal()
             server = try request.pageServer.map { try PageServerClient($0) }
             incremental = try Incremental(request, tracks: true)
             reader = MappingReader(tree: request.root)
@@ -48,7 +49,7 @@ package enum PreDump {
             let thawed = Clock.monotonic()
             result.statistics.frozenTime = UInt32(truncatingIfNeeded: (thawed - tree.began) / 1000)
             result.statistics.memdumpTime = UInt32(truncatingIfNeeded: (thawed - tree.stood) / 1000)
-            let images = DumpImages(directory: request.images, compression: request.settings.compression, directly: request.settings.directIO)
+            let images = DumpImages(directory: request.images, compression: request.settings.compression, seal: seal, directly: request.settings.directIO)
             try copy(found, images, server, incremental, request, &result.statistics)
             try server?.finish()
             result.statistics.memwriteTime = UInt32(truncatingIfNeeded: (Clock.monotonic() - thawed) / 1000)

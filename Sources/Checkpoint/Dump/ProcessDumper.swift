@@ -246,7 +246,7 @@ final class ProcessDumper {
         context.endCopies.append { copy.task.kill() }
         let (uncopied, copied) = runs.pieces.cut(at: notCopied)
         // Pages that pass through our buffers go in their order, all from one source.
-        if context.receiver != nil || context.settings.compression != nil || context.settings.directIO, !uncopied.isEmpty {
+        if context.receiver != nil || context.images.copiesPages, !uncopied.isEmpty {
             context.log.warn("--snapshot: task \(id) stands until it is written: it has memory that fork(2) does not copy")
             copy.task.kill()
             return try save(runs, from: now)
@@ -312,7 +312,7 @@ final class ProcessDumper {
         }
     }
 
-    /// Through our buffer: compressed, past the page cache, or to a page server.
+    /// Through our buffer: compressed, encrypted, past the page cache, or to a page server.
     private func copyOut(_ runs: PageRuns, from source: PageSource, to pages: NewPagesFile?) throws {
         let target: any PageTarget
         if let pages { target = PagesFileTarget(pages) } else if let receiver = context.receiver { target = PageServerTarget(receiver) } else { return }

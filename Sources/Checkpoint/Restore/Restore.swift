@@ -2,7 +2,7 @@ import CLinux
 import Glibc
 import Graft
 package import ImageMessages
-import Images
+package import Images
 package import Kinds
 package import Linux
 import Pages
@@ -20,6 +20,8 @@ package final class Restore {
     package struct Request {
         package var settings = RestoreSettings()
         package var images: FileDescriptor
+        /// --decrypt: opens them.
+        package var secrets = ImageSecrets.none
         package var work: FileDescriptor
         package var log: Log
         package var plugins = PluginSet()
@@ -49,12 +51,12 @@ package final class Restore {
 
     /// The plan of the tree, as `restore --plan` prints it, without making anything.
     package static func plan(_ request: Request) throws -> TreePlan {
-        let input = try RestoreInput(try ImageDirectory(request.images), lazily: request.settings.postponesPages)
+        let input = try RestoreInput(try ImageDirectory(request.images, request.secrets), lazily: request.settings.postponesPages)
         return try TreePlan(input.members, shellJob: request.settings.shellJob)
     }
 
     /// Whether the images are those of `dump --check-only`, of which nothing can be restored.
-    package static func isForChecks(_ images: FileDescriptor) throws -> Bool { try ImageDirectory(images).inventory().stasis.checkOnly }
+    package static func isForChecks(_ images: FileDescriptor, _ secrets: ImageSecrets) throws -> Bool { try ImageDirectory(images, secrets).inventory().stasis.checkOnly }
 
     package static func run(_ request: Request) throws -> Result {
         let began = Clock.monotonic()
@@ -104,7 +106,7 @@ package final class Restore {
 
     private init(_ request: Request) throws {
         self.request = request
-        let images = try ImageDirectory(request.images)
+        let images = try ImageDirectory(request.images, request.secrets)
         if let rules = request.settings.processor { try Self.checkProcessor(images, rules, request.log) }
         let verification = request.settings.verifies ? Verification() : nil
         input = try Self.read(images, request, verification)
@@ -290,7 +292,7 @@ package final class Restore {
     private func handOverLazyMemory() throws -> LazyRestore? {
         guard request.settings.postponesPages else { return nil }
         let daemon = try request.settings.loadsBehind
-            ? BackgroundLoad.start(request.images, work: request.work, verifies: request.settings.verifies) : LazyRestore(socketIn: request.work)
+            ? BackgroundLoad.start(request.images, request.secrets, work: request.work, verifies: request.settings.verifies) : LazyRestore(socketIn: request.work)
         for member in plan.members {
             guard let process = processes[member.pid], process.images != nil else {
                 if input.zombies[member.pid] != nil { try daemon.skip(member.pid) }
