@@ -107,12 +107,12 @@ extension ImageDirectory {
         let (file, size) = try ImageReader.open(name, in: descriptor)
         guard keys.areNeeded(in: self) else { return (file, size, nil) }
         guard let head = try SealedImage.Head(try file.bytes(SealedImage.headSize, at: 0, named: name), of: name) else {
-            if isEncrypted, try !mayBePlain(name) {
+            if isEncrypted, !isService(name), try !mayBeOfPageServer(name) {
                 throw ImageError(name, "it is not encrypted, as the others are: somebody has put it there", remedy: PageChecksums.remedy)
             }
             return (file, size, nil)
         }
-        guard head.place == .dump || Self.isOfPages(name) else { throw SealedImage.foreign(name) }
+        if head.place == .pageServer, try !mayBeOfPageServer(name) { throw SealedImage.foreign(name) }
         let key = try keys.key(head.place, in: self)
         let content: FileDescriptor
         do throws(SyscallError) { content = try FileDescriptor.memory(name) } catch { throw ImageError(name, "there is no memory for it", error) }
@@ -124,15 +124,17 @@ extension ImageDirectory {
         return (content, length, Opened(key: key, head: head))
     }
 
-    /// What a page server writes.
-    private static func isOfPages(_ name: String) -> Bool {
-        guard let kind = ImageKind.named(name)?.kind else { return false }
-        return kind.layout == .pagemap || kind.prefix == ImageFile.pageChecksums.kind.prefix
+    /// Statistics.
+    private func isService(_ name: String) -> Bool {
+        if case .service = ImageKind.named(name)?.kind.magic { return true }
+        return false
     }
 
-    private func mayBePlain(_ name: String) throws(ImageError) -> Bool {
-        if case .service = ImageKind.named(name)?.kind.magic { return true }
-        guard Self.isOfPages(name), try keys.image(.dump, in: self).flags.contains(.pagesElsewhere) else { return false }
+    /// Whether a page server may have written it: it says whose pages it has, and the dump had one.
+    private func mayBeOfPageServer(_ name: String) throws(ImageError) -> Bool {
+        guard let kind = ImageKind.named(name)?.kind, kind.layout == .pagemap || kind.prefix == ImageFile.pageChecksums.kind.prefix else { return false }
+        guard isEncrypted else { return true }
+        guard try keys.image(.dump, in: self).flags.contains(.pagesElsewhere) else { return false }
         // Whoever has changed the flag has no key.
         _ = try keys.key(.dump, in: self)
         return true

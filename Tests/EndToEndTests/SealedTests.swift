@@ -91,10 +91,14 @@ extension EndToEnd {
 
         @Test("beside a page server that encrypts its own, or does not", arguments: [false, true]) func pageServer(encrypts: Bool) throws {
             try run("memory-writer") { run, keys in
-                let port = try run.startServer(["page-server", "--port", "0"] + (encrypts ? ["--encrypt", keys.ec + ".pem"] : []), next: true)
-                try run.dumpAndKill(["--encrypt", keys.file, "--page-server", "--address", "127.0.0.1", "--port", port])
                 run.restoreOptions = ["--decrypt", keys.file] + (encrypts ? ["--decrypt", keys.ec + ".key"] : [])
-                if encrypts { try self.checkNothingShows(run) }
+                for last in [false, true] {
+                    let before = run.onPrevious
+                    let port = try run.startServer(["page-server", "--port", "0"] + (encrypts ? ["--encrypt", keys.ec + ".pem"] : []), next: true)
+                    let words = before + ["--encrypt", keys.file, "--decrypt", keys.file, "--page-server", "--address", "127.0.0.1", "--port", port]
+                    try run.dump(words, command: last ? "dump" : "pre-dump")
+                    if encrypts { try self.checkNothingShows(run) }
+                }
                 try run.verify(run.restoreOptions)
                 try run.restore()
                 try run.checkItself()

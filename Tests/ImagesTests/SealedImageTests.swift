@@ -184,5 +184,15 @@ import Testing
         #expect { try locked.directory.single(cores[0], CoreEntry.self) } throws: { "\($0)".contains("it is not encrypted, as the others are") }
         try scratch.write(cores[0], core)
         #expect(try findings() == [])
+        // Pages of a page server, where the dump had none.
+        let seal = try #require(try ImageRecipients([try Recipient(file: locked.file)]).sealForPageServer(scratch.directory.descriptor)), pagemap = "pagemap-28540.img"
+        var head = PagemapHead()
+        head.pagesID = 1
+        for (seal, words) in [(seal, "does not belong here"), (nil, "it is not encrypted, as the others are")] {
+            let writer = try ImageWriter(directory: scratch.directory.descriptor, name: pagemap, seal)
+            try writer.append(head)
+            try writer.finish(sync: false)
+            #expect { try locked.directory.checkedPagemap(.pagemap, 28540) } throws: { "\($0)".contains(words) }
+        }
     }
 }
