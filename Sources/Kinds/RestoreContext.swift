@@ -74,7 +74,12 @@ package final class RestoreContext {
         guard let found = made[id] else { throw CheckpointError("restore", .image("files.img"), "file id \(id) was not restored") }
         return found
     }
-    package func forgetDescriptors() { made = [:] }
+    /// Every task has its copy. Thousands take a while to close: another thread does it, until `feeders` are finished.
+    package func forgetDescriptors() {
+        let copies = made
+        made = [:]
+        if copies.count > 1000 { feeders.run { [copies] in withExtendedLifetime(copies) {} } }
+    }
 
     package func state<State: DumpState>(of type: State.Type) -> State {
         if let found = states[ObjectIdentifier(type)] as? State { return found }

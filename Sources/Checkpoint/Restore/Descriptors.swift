@@ -19,7 +19,8 @@ struct DescriptorTable {
     func fill(_ context: RestoreContext) throws {
         let taken = Set(entries.map { Int32(bitPattern: $0.fd) }), entries = entries.filter { $0.type != IOUringFile.type }
         try moveSocket(avoiding: taken)
-        var used: Set<Int32> = [process.socket]
+        // Numbers below it are taken: by descriptors that are in place, of which `passed` were met, or by the socket.
+        var lowest: Int32 = 0, passed = 0
         var at = 0
         while at < entries.count {
             let part = Array(entries[at..<min(entries.count, at + DescriptorPassing.most)])
@@ -32,9 +33,16 @@ struct DescriptorTable {
             let closing = part.reduce(0) { $0 + Int($1.flags & 1) } * 2 > part.count
             batch.receiveDescriptors(part.count, from: .init(process.socket), closeOnExec: closing)
             // The kernel gives the lowest free numbers; the highest is moved first, so no move hits one that waits.
-            var free: Int32 = 0
+            func skipTaken(_ number: inout Int32, _ index: inout Int) {
+                while true {
+                    if index < at, Int32(bitPattern: entries[index].fd) == number { index += 1 } else if number != process.socket { return }
+                    number += 1
+                }
+            }
+            skipTaken(&lowest, &passed)
+            var free = lowest, index = passed
             let arrived: [Int32] = part.map { _ in
-                while used.contains(free) { free += 1 }
+                skipTaken(&free, &index)
                 defer { free += 1 }
                 return free
             }
@@ -46,7 +54,6 @@ struct DescriptorTable {
                 } else if closes != closing { batch.call("fcntl(F_SETFD)", SYS_fcntl, .init(wanted), .init(F_SETFD), closes ? 1 : 0) }
             }
             try CheckpointError.about("restore", .task(process.pid)) { try process.grafted.run(&batch) }
-            used.formUnion(part.map { Int32(bitPattern: $0.fd) })
             at += part.count
         }
     }

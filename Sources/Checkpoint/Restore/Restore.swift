@@ -101,6 +101,7 @@ package final class Restore {
         try makeFiles()
         let lazy = try handOverLazyMemory()
         try setState()
+        try context.feeders.finish()  // our copies of open files are closed: the end of a pipe must be the tree's alone
         return lazy
     }
 

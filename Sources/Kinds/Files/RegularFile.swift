@@ -56,6 +56,7 @@ package enum RegularFile: OpenFileKind {
             try CheckpointError.about("restore", .file(entry.name)) { try place(entry, descriptor) }
             context.made(file.id, descriptor)
         }
+        try context.feeders.finish()
     }
 
     private static func place(_ entry: RegFileEntry, _ descriptor: FileDescriptor) throws(SyscallError) {
