@@ -1,5 +1,5 @@
 import Glibc
-import ImageMessages
+package import ImageMessages
 package import Images
 import Kinds
 package import Linux
@@ -37,15 +37,19 @@ package final class LazyPagesListener: Sendable {
         log.info("\(daemon.transferred) pages given, \(daemon.faulted) of them waited for")
     }
 
-    /// What a restore leaves out: pages that may come later, in memory without a file that is neither locked nor of huge pages.
+    /// What a restore leaves out.
     static func missing(_ task: UInt32, _ chain: PageChain) throws -> [Range<UInt64>] {
-        let image = try PageImage(chain, .pagemap, task)
-        let mm = try chain.directories[0].single(.mm, task)
-        let mappings = mm.vmas.filter(\.canBeLazy).map { $0.start..<$0.end }
+        try PageImage(chain, .pagemap, task).later(in: chain.directories[0].single(.mm, task).vmas)
+    }
+}
+
+extension PageImage {
+    /// Pages that may come later: those of memory without a file that is neither locked nor of huge pages. Ascending, like the mappings.
+    package func later(in mappings: [VmaEntry]) -> [Range<UInt64>] {
         var lazy = [Range<UInt64>]()
-        for range in (image.mayBeLazy + image.elsewhere).sorted(by: { $0.lowerBound < $1.lowerBound }) {
+        for range in (mayBeLazy + elsewhere).sorted(by: { $0.lowerBound < $1.lowerBound }) {
             if let last = lazy.last, last.upperBound == range.lowerBound { lazy[lazy.count - 1] = last.lowerBound..<range.upperBound } else { lazy.append(range) }
         }
-        return MemoryTracker.common(lazy, mappings)
+        return MemoryTracker.common(lazy, mappings.filter(\.canBeLazy).map { $0.start..<$0.end })
     }
 }

@@ -23,9 +23,8 @@ package final class LazyRestore {
 
     init(through socket: FileDescriptor) { self.socket = socket }
 
-    /// A process, standing still, whose memory in `ranges` is not there yet.
-    package func add(_ pid: Int32, _ fault: Userfault, _ ranges: [Range<UInt64>]) throws(SyscallError) {
-        for range in ranges { try fault.register(range, .missing) }
+    /// A process, standing still, whose memory is not there yet and watched by `fault`.
+    package func add(_ pid: Int32, _ fault: Userfault) throws(SyscallError) {
         try send(pid)
         try socket.send([0], descriptors: [fault.descriptor])
     }

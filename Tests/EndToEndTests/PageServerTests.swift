@@ -1,4 +1,5 @@
 import Foundation
+import Synchronization
 import Testing
 
 extension EndToEnd {
@@ -64,6 +65,24 @@ extension EndToEnd {
                 try run.dumpAndKill()
                 _ = try run.startServer(["lazy-pages"], next: false)
                 try run.restore(["--lazy-pages"])
+            }
+        }
+
+        @Test("who looks at a process while it is restored, as ps does, leaves no zeros where its memory is to come", arguments: [["--lazy-pages"], ["--background-load"]])
+        func watched(options: [String]) throws {
+            try run("memory-writer") { run in
+                try run.dumpAndKill()
+                if options == ["--lazy-pages"] { _ = try run.startServer(["lazy-pages"], next: false) }
+                let path = "/proc/\(run.root)/cmdline", isOver = Mutex(false), looks = Mutex(0)
+                let watcher = Thread {
+                    while !isOver.withLock({ $0 }) {
+                        if let words = FileManager.default.contents(atPath: path), !words.isEmpty { looks.withLock { $0 += 1 } }
+                    }
+                }
+                watcher.start()
+                defer { isOver.withLock { $0 = true } }
+                try run.restore(options)
+                #expect(looks.withLock { $0 } > 0, "nobody has looked")
             }
         }
 

@@ -60,12 +60,13 @@ struct MemoryRestorer {
 
     /// Private memory without a file, of ordinary pages, that has pages which may come later.
     private func watchMissing(_ plan: MemoryPlan) throws {
-        let image = process.images!.pages
-        process.lazyRanges = plan.fresh.filter { mapping in
-            guard mapping.canBeLazy else { return false }
-            let range = mapping.start..<mapping.end
-            return (image.mayBeLazy + image.elsewhere).contains { $0.overlaps(range) }
-        }.map { $0.start..<$0.end }
+        let later = process.images!.pages.later(in: plan.fresh)
+        process.latePages = later
+        var next = 0  // of the pages; both lists ascend
+        process.lazyRanges = plan.fresh.filter(\.canBeLazy).map { $0.start..<$0.end }.filter { range in
+            while next < later.count, later[next].upperBound <= range.lowerBound { next += 1 }
+            return next < later.count && later[next].overlaps(range)
+        }
         guard !process.lazyRanges.isEmpty else { return }
         process.fault = try CheckpointError.about("restore", .task(process.pid), remedy: "allow it with sysctl vm.unprivileged_userfaultfd=1, or restore without --lazy-pages") {
             try Userfault.make(in: process.grafted, used: [], userModeOnly: false, features: [.forkEvents, .remapEvents, .removeEvents, .unmapEvents])

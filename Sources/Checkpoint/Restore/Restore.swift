@@ -300,10 +300,28 @@ package final class Restore {
                 continue
             }
             guard let fault = process.fault else { continue }
-            try CheckpointError.about("restore", .task(process.pid)) { try daemon.add(member.pid, fault, process.lazyRanges) }
+            try CheckpointError.about("restore", .task(process.pid)) {
+                try watchMissing(of: process, fault)
+                try daemon.add(member.pid, fault)
+            }
             process.fault = nil
         }
         return daemon
+    }
+
+    /// Who has looked at the memory until here, as ps(1) does at the page with the arguments, has got pages of zeros. Nobody would fill them.
+    private func watchMissing(of process: RestoringProcess, _ fault: Userfault) throws {
+        for range in process.lazyRanges { try fault.register(range, .missing) }
+        for _ in 0..<1000 {
+            let looked = try PageScan.present(in: process.latePages, of: process.pid)
+            if looked.isEmpty { return }
+            for range in looked {
+                try fault.unregister(range)
+                try process.run { $0.call("madvise(MADV_DONTNEED)", SYS_madvise, .init(range.lowerBound), .init(range.count), 4) }
+                try fault.register(range, .missing)
+            }
+        }
+        throw CheckpointError("restore", .task(process.pid), "somebody looks at its memory all the time, before it is there", remedy: "find out who reads /proc/\(process.pid)")
     }
 
     // MARK: files

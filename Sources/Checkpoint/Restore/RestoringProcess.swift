@@ -27,6 +27,8 @@ final class RestoringProcess: RestoredTask {
     var cgroupSet: UInt32 = 0
     /// Memory that is filled by a lazy-pages daemon, and what it is filled through.
     var lazyRanges: [Range<UInt64>] = [], fault: Userfault?
+    /// Pages in these that have content, and come later.
+    var latePages: [Range<UInt64>] = []
     /// Threads but for the leader, standing in their first stop.
     var threads: [(id: ThreadID, task: TracedTask)] = []
 

@@ -97,6 +97,24 @@ package struct PageScan {
         }
     }
 
+    /// Pages of these ranges, ascending, that are there in any way, also those of zeros.
+    package static func present(in ranges: [Range<UInt64>], of process: ThreadID) throws(SyscallError) -> [Range<UInt64>] {
+        let pagemap = try FileDescriptor.open("/proc/\(process)/pagemap", O_RDONLY)
+        var found = [Range<UInt64>]()
+        do throws(SyscallError) {
+            for range in ranges { found += try regions(range, without: 0, 0, pagemap, process).map(\.range) }
+        } catch {
+            guard error.errno == Errno(ENOTTY) else { throw error }
+            for range in ranges {
+                let words = try pagemap.read(range.count / 4096 * 8, at: Int(range.lowerBound / 4096 * 8))
+                for (index, address) in stride(from: range.lowerBound, to: range.upperBound, by: 4096).enumerated() {
+                    if !PagemapWord(rawValue: words.word(at: index * 8)).isDisjoint(with: [.present, .swapped]) { found.append(address..<(address + 4096)) }
+                }
+            }
+        }
+        return joined(found)
+    }
+
     private static func joined(_ ranges: some Sequence<Range<UInt64>>) -> [Range<UInt64>] {
         var runs = [Range<UInt64>]()
         for range in ranges {
