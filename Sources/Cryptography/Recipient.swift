@@ -128,7 +128,7 @@ public struct WrappedKey: Equatable, Sendable {
 
     public var bytes: [UInt8] {
         var bytes = little32(method.rawValue)
-        for text in [Array(name.utf8), id, material, sealed] { bytes += little32(UInt32(text.count)) + text }
+        for text in [Array(name.utf8), id, material, sealed] { bytes.append(sized: text) }
         return bytes
     }
 
@@ -137,12 +137,8 @@ public struct WrappedKey: Equatable, Sendable {
         guard bytes.count >= 4, let method = Method(rawValue: bytes.word(at: 0)) else { return nil }
         var texts = [[UInt8]](), at = 4
         for _ in 0..<4 {
-            guard bytes.count - at >= 4 else { return nil }
-            let length = Int(bytes.word(UInt32.self, at: at))
-            at += 4
-            guard length <= bytes.count - at else { return nil }
-            texts.append(Array(bytes[at..<(at + length)]))
-            at += length
+            guard let text = bytes.sized(at: &at) else { return nil }
+            texts.append(text)
         }
         guard at == bytes.count else { return nil }
         self.init(method: method, name: String(decoding: texts[0], as: UTF8.self), id: texts[1], material: texts[2], sealed: texts[3])

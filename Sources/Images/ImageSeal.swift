@@ -47,14 +47,10 @@ public struct ImageSecrets: Sendable {
     public func fit(_ recipients: ImageRecipients) -> Bool { recipients.recipients.contains { recipient in secrets.contains { $0.belongs(to: recipient) } } }
 
     /// For another process of ours.
-    public var bytes: [UInt8] { secrets.flatMap { little32(UInt32($0.bytes.count)) + $0.bytes } }
+    public var bytes: [UInt8] { secrets.reduce(into: []) { $0.append(sized: $1.bytes) } }
     public init(bytes: [UInt8]) throws {
         var secrets = [Secret](), at = 0
-        while at + 4 <= bytes.count {
-            let end = at + 4 + Int(bytes.word(UInt32.self, at: at))
-            secrets.append(try Secret(Array(bytes[(at + 4)..<min(end, bytes.count)])))
-            at = end
-        }
+        while let secret = bytes.sized(at: &at) { secrets.append(try Secret(secret)) }
         self.secrets = secrets
     }
 }

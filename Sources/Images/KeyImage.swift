@@ -36,25 +36,23 @@ struct KeyImage: Equatable, Sendable {
 
     var bytes: [UInt8] {
         var bytes = Self.magic + little32(flags.rawValue) + little32(UInt32(keys.count))
-        for key in keys { bytes += little32(UInt32(key.bytes.count)) + key.bytes }
+        for key in keys { bytes.append(sized: key.bytes) }
         return bytes + Self.end(bytes)
     }
 
     private static func end(_ bytes: [UInt8]) -> [UInt8] { SealedImage.end(behind: Checksum.of(bytes), length: UInt64(bytes.count)) }
 
     init(_ bytes: [UInt8], _ place: Place) throws(ImageError) {
-        let end = bytes.count - 4
-        guard end >= 16, bytes.starts(with: Self.magic) else { throw ImageError(place.name, "it has no keys of encrypted images") }
-        guard Array(bytes[end...]) == Self.end(Array(bytes[..<end])) else { throw PageChecksums.damaged(place.name) }
+        let content = Array(bytes.dropLast(4))
+        guard content.count >= 16, bytes.starts(with: Self.magic) else { throw ImageError(place.name, "it has no keys of encrypted images") }
+        guard Array(bytes.suffix(4)) == Self.end(content) else { throw PageChecksums.damaged(place.name) }
         self.init(flags: Flags(rawValue: bytes.word(at: 8)), keys: [])
         var at = 16
         for _ in 0..<bytes.word(UInt32.self, at: 12) {
-            let length = Int(bytes.word(UInt32.self, at: at))
-            guard at + 4 <= end, length <= end - at - 4, let key = WrappedKey(bytes: Array(bytes[(at + 4)..<(at + 4 + length)])) else { throw PageChecksums.damaged(place.name) }
+            guard let key = content.sized(at: &at).flatMap(WrappedKey.init(bytes:)) else { throw PageChecksums.damaged(place.name) }
             keys.append(key)
-            at += 4 + length
         }
-        guard at == end else { throw PageChecksums.damaged(place.name) }
+        guard at == content.count else { throw PageChecksums.damaged(place.name) }
     }
 
     /// The key, by the first secret that one of them is for.

@@ -38,6 +38,7 @@ package final class DumpContext {
     package var members: Set<ThreadID> = []
     /// What runs when the dump ends in any way but by killing the tree: e.g. removes link remaps. In reverse order.
     package var undo: [() -> Void] = []
+    /// Reads the tree's mappings.
     package var mappings = MappingReader.slow
     /// The id of the network namespace that is the tree's, for sockets' ns_id.
     package var networkNamespaceID: UInt32 = 2

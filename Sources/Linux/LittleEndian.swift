@@ -12,6 +12,16 @@ public extension Array where Element == UInt8 {
     @inlinable mutating func append<Word: FixedWidthInteger & BitwiseCopyable>(word: Word) {
         for index in 0..<MemoryLayout<Word>.size { append(UInt8(truncatingIfNeeded: word >> Word(8 * index))) }
     }
+    /// Bytes behind their length, a word of 32 bits.
+    mutating func append(sized bytes: [UInt8]) { self += little32(UInt32(bytes.count)) + bytes }
+    /// The bytes behind the length at `offset`, which moves behind them; nil where they are cut short.
+    func sized(at offset: inout Int) -> [UInt8]? {
+        guard offset >= 0, count - offset >= 4 else { return nil }
+        let length = Int(word(UInt32.self, at: offset))
+        guard length <= count - offset - 4 else { return nil }
+        defer { offset += 4 + length }
+        return Array(self[(offset + 4)..<(offset + 4 + length)])
+    }
     /// The whole as words, for arrays of an image.
     @inlinable func words<Word: FixedWidthInteger & BitwiseCopyable>(_ type: Word.Type = Word.self, in range: Range<Int>) -> [Word] {
         stride(from: range.lowerBound, to: range.upperBound, by: MemoryLayout<Word>.size).map { word(Word.self, at: $0) }

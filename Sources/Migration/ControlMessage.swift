@@ -51,7 +51,7 @@ package struct ControlMessage: Equatable, Sendable {
 
     package var bytes: [UInt8] {
         var body = [kind.rawValue]
-        for field in fields { body += little32(UInt32(field.count)) + field }
+        for field in fields { body.append(sized: field) }
         return little32(UInt32(body.count)) + body
     }
 
@@ -60,12 +60,8 @@ package struct ControlMessage: Equatable, Sendable {
         guard let first = body.first, let kind = Kind(rawValue: first) else { return nil }
         var fields = [[UInt8]](), at = 1
         while at < body.count {
-            guard body.count - at >= 4 else { return nil }
-            let length = Int(body.word(UInt32.self, at: at))
-            at += 4
-            guard length <= body.count - at else { return nil }
-            fields.append(Array(body[at..<(at + length)]))
-            at += length
+            guard let field = body.sized(at: &at) else { return nil }
+            fields.append(field)
         }
         (self.kind, self.fields) = (kind, fields)
     }

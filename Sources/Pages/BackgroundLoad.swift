@@ -35,7 +35,8 @@ package enum BackgroundLoad {
         Program.standAlone(as: "stasis-loader")
         do {
             guard let message = try starter.receive(room: 1, flags: 0), let images = message.descriptors.first else { return 1 }
-            let secrets = try ImageSecrets(bytes: try take(Int(try take(4, from: starter).word(UInt32.self, at: 0)), from: starter))
+            let connection = PageConnection(starter)
+            let secrets = try ImageSecrets(bytes: connection.expect(Int(try connection.expect(4).word(UInt32.self, at: 0))))
             let chain = try PageChain(try ImageDirectory(images, secrets), verifies: message.bytes == [1])
             let daemon = LazyPages(ImagePageSource(chain), missing: { try LazyPagesListener.missing($0, chain) }, log)
             daemon.first = { WorkingSet.read(of: $0, in: chain.directories[0]) }
@@ -47,12 +48,6 @@ package enum BackgroundLoad {
             log.error("\(error)")
             return 1
         }
-    }
-
-    private static func take(_ count: Int, from starter: FileDescriptor) throws -> [UInt8] {
-        let buffer = PageBuffer(max(count, 1))
-        guard try buffer.receive(count, from: starter) else { throw SyscallError("read", .fd(starter.number), ECONNRESET) }
-        return buffer.bytes(0..<count)
     }
 }
 

@@ -301,7 +301,7 @@ package final class Restore {
             }
             guard let fault = process.fault else { continue }
             try CheckpointError.about("restore", .task(process.pid)) {
-                try watchMissing(of: process, fault)
+                try beginWatching(process, fault)
                 try daemon.add(member.pid, fault)
             }
             process.fault = nil
@@ -310,10 +310,10 @@ package final class Restore {
     }
 
     /// Who has looked at the memory until here, as ps(1) does at the page with the arguments, has got pages of zeros. Nobody would fill them.
-    private func watchMissing(of process: RestoringProcess, _ fault: Userfault) throws {
+    private func beginWatching(_ process: RestoringProcess, _ fault: Userfault) throws {
         for range in process.lazyRanges { try fault.register(range, .missing) }
         for _ in 0..<1000 {
-            let looked = try PageScan.present(in: process.latePages, of: process.pid)
+            let looked = MemoryTracker.common(try PageScan.present(in: process.lazyRanges, of: process.pid), process.latePages)
             if looked.isEmpty { return }
             for range in looked {
                 try fault.unregister(range)

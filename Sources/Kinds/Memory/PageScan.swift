@@ -105,12 +105,8 @@ package struct PageScan {
             for range in ranges { found += try regions(range, without: 0, 0, pagemap, process).map(\.range) }
         } catch {
             guard error.errno == Errno(ENOTTY) else { throw error }
-            for range in ranges {
-                let words = try pagemap.read(range.count / 4096 * 8, at: Int(range.lowerBound / 4096 * 8))
-                for (index, address) in stride(from: range.lowerBound, to: range.upperBound, by: 4096).enumerated() {
-                    if !PagemapWord(rawValue: words.word(at: index * 8)).isDisjoint(with: [.present, .swapped]) { found.append(address..<(address + 4096)) }
-                }
-            }
+            found = []
+            for range in ranges { found += try read(pagemap, range) { !$0.isDisjoint(with: [.present, .swapped]) } }
         }
         return joined(found)
     }
@@ -160,16 +156,20 @@ package struct PageScan {
     private func readPagemap(onlyClean: Bool = false) throws(SyscallError) -> [Range<UInt64>] {
         var runs = [Range<UInt64>]()
         for mapping in try Mapping.all(of: process, withFlags: false) where mapping.start < Self.all.upperBound {
-            let part = mapping.start..<mapping.end
-            for page in stride(from: part.lowerBound, to: part.upperBound, by: 65536 * 4096) {
-                let count = Int(min(part.upperBound - page, 65536 * 4096) / 4096)
-                let words = try pagemap.read(count * 8, at: Int(page / 4096 * 8))
-                for index in 0..<(words.count / 8) {
-                    let word = PagemapWord(rawValue: words.word(at: index * 8))
-                    guard word.isOwn, !onlyClean || !word.contains(.softDirty) else { continue }
-                    let start = page + UInt64(index) * 4096
-                    if let run = runs.last, run.upperBound == start { runs[runs.count - 1] = run.lowerBound..<(start + 4096) } else { runs.append(start..<(start + 4096)) }
-                }
+            runs += try Self.read(pagemap, mapping.start..<mapping.end) { $0.isOwn && (!onlyClean || !$0.contains(.softDirty)) }
+        }
+        return Self.joined(runs)
+    }
+
+    /// Runs of the pages in a range of whose words this is true.
+    private static func read(_ pagemap: FileDescriptor, _ range: Range<UInt64>, _ isWanted: (PagemapWord) -> Bool) throws(SyscallError) -> [Range<UInt64>] {
+        var runs = [Range<UInt64>]()
+        for page in stride(from: range.lowerBound, to: range.upperBound, by: 65536 * 4096) {
+            let count = Int(min(range.upperBound - page, 65536 * 4096) / 4096)
+            let words = try pagemap.read(count * 8, at: Int(page / 4096 * 8))
+            for index in 0..<(words.count / 8) where isWanted(PagemapWord(rawValue: words.word(at: index * 8))) {
+                let start = page + UInt64(index) * 4096
+                if let run = runs.last, run.upperBound == start { runs[runs.count - 1] = run.lowerBound..<(start + 4096) } else { runs.append(start..<(start + 4096)) }
             }
         }
         return runs

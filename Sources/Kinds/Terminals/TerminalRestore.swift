@@ -15,8 +15,7 @@ final class TerminalRestore: DumpState {
     private var files: [UInt32: FileDescriptor] = [:]
     /// Slaves by index: one of the tree's, or one of ours for a controlling terminal that nobody has open.
     private var slaves: [UInt32: FileDescriptor] = [:]
-    /// The controlling terminal of each session.
-    /// Controlling terminals by session. One that is given from outside may be somebody else's.
+    /// The controlling terminal of each session. One that is given from outside may be somebody else's.
     private var sessions: [UInt32: (terminal: FileDescriptor, group: UInt32, isGiven: Bool)] = [:]
     /// /dev/tty as a task has opened it, by file id.
     private var current: [UInt32: FileDescriptor] = [:]

@@ -11,26 +11,23 @@ public final class MappingReader: Sendable {
 
     public static let least: UInt64 = 64 << 20
 
-    private let program: FileDescriptor?
-    /// The numbers that were seen to mean what we take them for.
-    private let known: [(bit: UInt64, flag: VMFlags)]
-    private let understood: UInt64
+    /// The iterator's program, and the numbers that were seen to mean what we take them for.
+    private struct Iterator: Sendable { let program: FileDescriptor, known: [(bit: UInt64, flag: VMFlags)], understood: UInt64 }
+    /// Made when it is asked for first: a migration reads the same tree again and again.
+    private static let iterator: Iterator? = {
+        guard let program = try? load(), let known = confirmed(by: program) else { return nil }
+        return Iterator(program: program, known: known, understood: known.reduce(meaningless) { $0 | $1.bit })
+    }()
+    private let iterator: Iterator?
 
     /// smaps, whatever the tree.
     public static let slow = MappingReader(resident: 0)
 
     /// - Parameter resident: memory of the processes to read, bytes. What the iterator costs once, 3 ms, a tree with less than 64 MiB does not bring back.
-    public init(resident: UInt64) {
-        guard resident >= Self.least, let program = try? Self.load(), let known = Self.confirmed(by: program) else {
-            (program, known, understood) = (nil, [], 0)
-            return
-        }
-        (self.program, self.known) = (program, known)
-        understood = known.reduce(Self.meaningless) { $0 | $1.bit }
-    }
+    public init(resident: UInt64) { iterator = resident >= Self.least ? Self.iterator : nil }
 
     /// Whether the iterator is there, and its numbers are what we take them for.
-    public var isFast: Bool { program != nil }
+    public var isFast: Bool { iterator != nil }
 
     public func all(of process: ThreadID) throws(SyscallError) -> [Mapping] {
         if let found = try? fast(process) { return found }
@@ -46,16 +43,16 @@ public final class MappingReader: Sendable {
     private static let meaningless: UInt64 = 0xff | 1 << 12 | 1 << 18 | 1 << 19 | 1 << 20 | 1 << 23 | 1 << 24 | 1 << 27 | 1 << 28
 
     private func fast(_ process: ThreadID) throws(SyscallError) -> [Mapping]? {
-        guard let program else { return nil }
+        guard let iterator else { return nil }
         var found = try Mapping.all(of: process, withFlags: false)
-        var rows = try Self.rows(program, process)[...]
+        var rows = try Self.rows(iterator.program, process)[...]
         for index in found.indices where found[index].name != "[vsyscall]" {
-            guard let row = rows.popFirst(), row.start == found[index].start, row.end == found[index].end, row.flags & ~understood == 0 else { return nil }
-            found[index].flags = flags(row)
+            guard let row = rows.popFirst(), row.start == found[index].start, row.end == found[index].end, row.flags & ~iterator.understood == 0 else { return nil }
+            found[index].flags = Self.flags(row, iterator.known)
         }
         return rows.isEmpty ? found : nil
     }
-    private func flags(_ row: Row) -> VMFlags { known.reduce(into: VMFlags()) { if row.flags & $1.bit != 0 { $0.formUnion($1.flag) } } }
+    private static func flags(_ row: Row, _ known: [(bit: UInt64, flag: VMFlags)]) -> VMFlags { known.reduce(into: VMFlags()) { if row.flags & $1.bit != 0 { $0.formUnion($1.flag) } } }
 
     /// For each mapping the iterator writes vm_start, vm_end and vm_flags, in native order.
     private static func load() throws(SyscallError) -> FileDescriptor? {
@@ -107,7 +104,7 @@ public final class MappingReader: Sendable {
         let byStart = Dictionary(rows.map { ($0.start, $0) }) { first, _ in first }
         for mapping in mappings {
             guard let row = byStart[mapping.start], row.end == mapping.end else { continue }
-            let flags = numbers.reduce(into: VMFlags()) { if row.flags & $1.bit != 0 { $0.formUnion($1.flag) } }
+            let flags = flags(row, numbers)
             guard flags == mapping.flags.intersection(numbers.reduce(into: VMFlags()) { $0.formUnion($1.flag) }) else { return nil }
             seen.formUnion(flags)
         }
