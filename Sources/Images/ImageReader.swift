@@ -74,30 +74,25 @@ public struct ImageReader: Sendable {
     public var position: (offset: Int, left: Int) { (Int(offset), Int(remaining)) }
 
     /// The next entry; nil at the end of the file.
-    public mutating func next<M: Message>(_ type: M.Type) throws(ImageError) -> M? { isAtEnd ? nil : try message(type) }
+    public mutating func next<M: Message>(_ type: M.Type) throws(ImageError) -> M? { isAtEnd ? nil : try message(type, plain: nil) }
 
-    private mutating func message<M: Message>(_ type: M.Type) throws(ImageError) -> M {
-        let count = try length()
-        let bytes = try bytes(in: offset + 4..<offset + 4 + count)
-        var options = BinaryDecodingOptions()
-        options.messageDepthLimit = 512  // directories of cgroups nest
-        let message: M
-        do { message = try M(serializedBytes: bytes, extensions: nil, partial: false, options: options) } catch {
-            throw damaged("it can't be decoded as \(M.protoMessageName): \(Self.words(for: error))")
-        }
+    /// The next entry of a pagemap, of which there may be very many.
+    public mutating func next(_ type: PagemapEntry.Type) throws(ImageError) -> PagemapEntry? { isAtEnd ? nil : try message(type, plain: PagemapEntry.init(plain:)) }
+
+    private mutating func message<M: Message>(_ type: M.Type, plain: PlainEntries.Decoder<M>?) throws(ImageError) -> M {
+        let count = try length(), at = try bring(offset + 4..<offset + 4 + count), bytes = window[at..<at + Int(count)]
+        let message = if let found = plain?(bytes) { found } else { try decode(Array(bytes), as: type) }
         offset += 4 + count
         entry += 1
         return message
     }
 
-    /// The next entry of a pagemap, of which there may be very many.
-    public mutating func next(_ type: PagemapEntry.Type) throws(ImageError) -> PagemapEntry? {
-        guard !isAtEnd else { return nil }
-        let count = try length(), at = try bring(offset + 4..<offset + 4 + count)
-        guard let plain = PagemapEntry(plain: window[at..<at + Int(count)]) else { return try message(type) }
-        offset += 4 + count
-        entry += 1
-        return plain
+    private func decode<M: Message>(_ bytes: [UInt8], as type: M.Type) throws(ImageError) -> M {
+        var options = BinaryDecodingOptions()
+        options.messageDepthLimit = 512  // directories of cgroups nest
+        do { return try M(serializedBytes: bytes, extensions: nil, partial: false, options: options) } catch {
+            throw damaged("it can't be decoded as \(M.protoMessageName): \(Self.words(for: error))")
+        }
     }
 
     /// The next entry, which must be there.
@@ -131,8 +126,9 @@ public struct ImageReader: Sendable {
     }
 
     private mutating func sequence<M: Message>(_ type: M.Type) throws(ImageError) -> [M] {
+        let plain = PlainEntries.decoder(of: type)
         var found = [M]()
-        while let message = try next(type) { found.append(message) }
+        while !isAtEnd { found.append(try message(type, plain: plain)) }
         return found
     }
 

@@ -48,6 +48,7 @@ struct Session {
     private init(_ options: Options, _ log: inout Log) throws {
         self.options = options
         descriptorLimit = DescriptorLimit.raise()
+        DescriptorLimit.makeRoom(for: 1000)
         let images = try Self.directory(options.imagesDirectory, "image directory", remedy: "create it, or name another one with -D")
         (recipients, secrets) = (try options.imageRecipients(), try options.imageSecrets())
         if options.autoDedup, !recipients.isEmpty, !secrets.fit(recipients) {

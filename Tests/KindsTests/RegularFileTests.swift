@@ -58,13 +58,12 @@ import Testing
     func ahead() throws {
         let trip = try DumpAndRestore()
         let saved = try (0..<300).map { try trip.save(try FileDescriptor.open(try scratch.file("f\($0)", "\($0)"), O_RDWR | O_APPEND)) }
-        let context = try trip.restore()
         unsafe unlink(saved[298].reg.name)
         unsafe unlink(saved[297].reg.name)
         unsafe mkfifo(saved[297].reg.name, 0o600)
         let ahead = OpenedAhead()
-        ahead.begin(saved, context)
-        try context.feeders.finish()
+        ahead.begin(saved)
+        try ahead.finish()
         #expect(ahead.take(0) == nil, "the first is the conductor's")
         for index in 1..<300 where index < 297 || index == 299 {
             let file = try #require(ahead.take(index))
@@ -74,8 +73,8 @@ import Testing
         }
         #expect(ahead.take(299) == nil, "a file is given once")
         let again = OpenedAhead()
-        again.begin(saved, context)
-        try context.feeders.finish()
+        again.begin(saved)
+        try again.finish()
         #expect(again.take(298) == nil && again.take(297) == nil)
     }
 
@@ -83,10 +82,10 @@ import Testing
     func aheadTooLate() throws {
         let trip = try DumpAndRestore()
         let saved = try (0..<200).map { try trip.save(try FileDescriptor.open(try scratch.file("f\($0)"), O_RDONLY)) }
-        let context = try trip.restore(), ahead = OpenedAhead()
+        let ahead = OpenedAhead()
         #expect(ahead.take(150) == nil)
-        ahead.begin(saved, context)
-        try context.feeders.finish()
+        ahead.begin(saved)
+        try ahead.finish()
         #expect((0...150).allSatisfy { ahead.take($0) == nil })
         #expect(ahead.take(151) != nil)
     }

@@ -94,11 +94,16 @@ package final class Restore {
 
     /// Everything but letting it run.
     private func make(_ began: UInt64) throws -> LazyRestore? {
+        DescriptorLimit.makeRoom(for: input.files.count + 1000)
+        // Entries that only mappings, executables and directories refer to are opened where they are used.
+        let files = try input.filesInUse(context)
+        for type in files.keys where !OpenFileKinds.all.contains(where: { $0.type == type }) { throw Self.unknownType(type) }
+        RegularFile.beginOpening(files[.reg] ?? [], context)
         cpu = SharedCPU()
         defer { cpu?.leave() }
         try makeProcesses(began)
         try request.plugins.afterForking()
-        try makeFiles()
+        try makeFiles(files)
         let lazy = try handOverLazyMemory()
         try setState()
         try context.feeders.finish()  // our copies of open files are closed: the end of a pipe must be the tree's alone
@@ -326,17 +331,11 @@ package final class Restore {
 
     // MARK: files
 
-    private func makeFiles() throws {
+    private func makeFiles(_ byType: [FdTypes: [FileEntry]]) throws {
         let kinds = OpenFileKinds.all
-        // Entries that only mappings, executables and directories refer to are opened where they are used.
-        let byType = try input.filesInUse(context)
         func entries(_ kind: any OpenFileKind.Type) -> [FileEntry] { byType[kind.type] ?? [] }
-        for type in byType.keys where !kinds.contains(where: { $0.type == type }) {
-            throw Self.unknownType(type)
-        }
         context.task = { [unowned self] in processes[$0.rawValue] }
         let stands = try standInsForFdinfo(byType[.reg] ?? [])
-        RegularFile.beginOpening(entries(RegularFile.self), context)
         for kind in kinds { try kind.make(entries(kind), context) }
         for (process, number) in stands { try process.run { $0.call("close", SYS_close, .init(number)) } }
         for kind in kinds { try kind.finish(entries(kind), context) }

@@ -44,8 +44,8 @@ package enum RegularFile: OpenFileKind {
         for entry in entries { try PathFiles.check(entry.reg, flags: nil, context) }
     }
 
-    /// Begins to open what `make` will be asked for, on another thread.
-    package static func beginOpening(_ entries: [FileEntry], _ context: RestoreContext) { context.state(of: OpenedAhead.self).begin(entries, context) }
+    /// Begins to open what `make` will be asked for, on another thread, before any process exists.
+    package static func beginOpening(_ entries: [FileEntry], _ context: RestoreContext) { context.state(of: OpenedAhead.self).begin(entries) }
 
     package static func make(_ entries: [FileEntry], _ context: RestoreContext) throws {
         let ahead = context.state(of: OpenedAhead.self)
@@ -56,7 +56,7 @@ package enum RegularFile: OpenFileKind {
             try CheckpointError.about("restore", .file(entry.name)) { try place(entry, descriptor) }
             context.made(file.id, descriptor)
         }
-        try context.feeders.finish()
+        try ahead.finish()
     }
 
     private static func place(_ entry: RegFileEntry, _ descriptor: FileDescriptor) throws(SyscallError) {
