@@ -16,11 +16,12 @@ public struct FileChecksums: Sendable {
         do throws(SyscallError) { names = try Files.names(in: ".", at: directory.number).sorted() } catch { throw ImageError(".", "it can't be listed", error) }
         let own = ImageFile.checksums.name
         let writer = try ImageWriter(directory: directory, name: own, seal)
+        let buffer = PageBuffer(Checksum.piece)
         var before = ImageFile.checksums.kind.magic.bytes
         for name in names {
             let isInventory = name == "inventory.img.tmp"
             guard isInventory || isCovered(name, ownPages) else { continue }
-            var entry = try checksum(name, in: directory)
+            var entry = try checksum(name, in: directory, buffer)
             if isInventory { entry.name = "inventory.img" }
             let frame = try ImageWriter.frame(entry)
             before += frame
@@ -41,11 +42,11 @@ public struct FileChecksums: Sendable {
         return !kind.isPages && kind.prefix != ImageKind.pagesEncryption.prefix && (ownPages || kind.layout != .pagemap)
     }
 
-    private static func checksum(_ name: String, in directory: FileDescriptor) throws(ImageError) -> StasisFileChecksum {
-        let (file, _) = try ImageReader.open(name, in: directory)
+    private static func checksum(_ name: String, in directory: FileDescriptor, _ buffer: PageBuffer) throws(ImageError) -> StasisFileChecksum {
+        let (file, size) = try ImageReader.open(name, in: directory)
         var entry = StasisFileChecksum()
         entry.name = name
-        do throws(SyscallError) { (entry.crc32C, entry.size) = try Checksum.of(file) } catch { throw ImageError(name, "it can't be read", error) }
+        do throws(SyscallError) { (entry.crc32C, entry.size) = try Checksum.of(file, size: size, through: buffer) } catch { throw ImageError(name, "it can't be read", error) }
         return entry
     }
 
@@ -72,9 +73,10 @@ public struct FileChecksums: Sendable {
 
     /// The first image that is missing or has changed, and all of them.
     public func problems(in directory: ImageDirectory) -> [ImageError] {
-        entries.compactMap { entry in
+        let buffer = PageBuffer(Checksum.piece)
+        return entries.compactMap { entry in
             do throws(ImageError) {
-                let now = try Self.checksum(entry.name, in: directory.descriptor)
+                let now = try Self.checksum(entry.name, in: directory.descriptor, buffer)
                 if now.size != entry.size {
                     return ImageError(entry.name, "it is not as it was dumped: it has \(now.size) bytes, not \(entry.size)", remedy: PageChecksums.remedy)
                 }

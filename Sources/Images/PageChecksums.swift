@@ -43,7 +43,7 @@ public struct PageChecksums: Equatable, Sendable {
     public static let remedy = "copy the images again from where they were dumped to; with --no-verify a restore takes them as they are"
 
     private static func sum(of name: String, in directory: FileDescriptor) throws(ImageError) -> UInt32 {
-        let (file, _) = try ImageReader.open(name, in: directory)
-        do throws(SyscallError) { return try Checksum.of(file).sum } catch { throw ImageError(name, "it can't be read", error) }
+        let (file, size) = try ImageReader.open(name, in: directory)
+        do throws(SyscallError) { return try Checksum.of(file, size: size).sum } catch { throw ImageError(name, "it can't be read", error) }
     }
 }

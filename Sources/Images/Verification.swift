@@ -2,8 +2,8 @@ public import ImageMessages
 import Linux
 import Synchronization
 
-/// Holds images against their checksums, on threads of its own, beside whatever else is done with them. Pages without checksums (CRIU's)
-/// are counted, and otherwise taken as they are.
+/// Holds images against their checksums, on threads of its own, beside whatever else is done with them; a few at once, for a thread takes longer to
+/// begin. Pages without checksums (CRIU's) are counted, and otherwise taken as they are.
 public final class Verification: Sendable {
     /// How much was looked at.
     public struct Count: Equatable, Sendable {
@@ -31,6 +31,8 @@ public final class Verification: Sendable {
     private let workers = Workers()
     private let state = Mutex((findings: Findings(), count: Count()))
     private static let piece: UInt64 = 4 << 20
+    /// So many images, and so many bytes of pages, are looked at without another thread.
+    private static let fewImages = 50, smallPiece = 256 << 10
 
     public init() {}
 
@@ -38,7 +40,7 @@ public final class Verification: Sendable {
 
     /// Every image that checksums.img names. `level` is the directory's place in a chain, 0 the newest.
     public func add(_ checksums: FileChecksums, of directory: ImageDirectory, level: Int = 0) {
-        workers.run { [self] in
+        run(atOnce: checksums.entries.count <= Self.fewImages) { [self] in
             for error in checksums.problems(in: directory) { note(error.inParent(level)) }
             state.withLock { $0.count.files += checksums.entries.count }
         }
@@ -52,8 +54,9 @@ public final class Verification: Sendable {
                 state.withLock { $0.count.unknownPages += mine.reduce(0) { $0 + UInt64($1.range.count) / 4096 } }
                 continue
             }
-            for range in Self.pieces(mine.map { $0.offset..<($0.offset + UInt64($0.range.count)) }) {
-                workers.run { [self] in
+            let pieces = Self.pieces(mine.map { $0.offset..<($0.offset + UInt64($0.range.count)) }), isSmall = pieces.reduce(0) { $0 + $1.count } <= Self.smallPiece
+            for range in pieces {
+                run(atOnce: isSmall) { [self] in
                     check(range, of: file, checksums) { page in
                         guard let run = mine.first(where: { $0.offset <= page && page < $0.offset + UInt64($0.range.count) }) else { return "" }
                         return owner.page(at: run.range.lowerBound + page - run.offset)
@@ -62,6 +65,8 @@ public final class Verification: Sendable {
             }
         }
     }
+
+    private func run(atOnce: Bool, _ job: @escaping @Sendable () -> Void) { if atOnce { job() } else { workers.run(job) } }
 
     /// Waits; everything that was found.
     public func problems() -> [ImageError] {

@@ -11,16 +11,16 @@ public enum Checksum {
     /// Of a page of zeros.
     public static let ofZeros = of([UInt8](repeating: 0, count: 4096))
 
-    /// Of a whole file, and how many bytes it has.
-    public static func of(_ file: FileDescriptor) throws(SyscallError) -> (sum: UInt32, size: UInt64) {
-        var sum: UInt32 = 0, size: UInt64 = 0
-        let buffer = PageBuffer(piece)
-        repeat {
-            try buffer.fill(from: file, at: size, piece)
+    /// Of the first `size` bytes of a file, or of fewer where it ends.
+    public static func of(_ file: FileDescriptor, size: UInt64, through buffer: PageBuffer = PageBuffer(piece)) throws(SyscallError) -> (sum: UInt32, size: UInt64) {
+        var sum: UInt32 = 0, at: UInt64 = 0
+        while at < size {
+            try buffer.fill(from: file, at: at, Int(min(size - at, UInt64(piece))))
+            if buffer.count == 0 { break }
             sum = buffer.checksum(after: sum)
-            size += UInt64(buffer.count)
-        } while buffer.count == piece
-        return (sum, size)
+            at += UInt64(buffer.count)
+        }
+        return (sum, at)
     }
 
     /// Of each page of a part of a file (whole pages); fewer where the file ends.
@@ -76,6 +76,7 @@ public enum Checksum {
     }
 
     /// Stays in the CPU's cache between its reading and its sum.
-    private static let piece = 1 << 18
+    /// Bytes that are read at once.
+    public static let piece = 1 << 18
     private static let mappedPiece: UInt64 = 4 << 20
 }

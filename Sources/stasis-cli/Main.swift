@@ -27,6 +27,8 @@ struct Main {
     }
 
     private static func run(_ options: Options) -> Int32 {
+        DescriptorLimit.raise()
+        DescriptorLimit.makeRoom(for: 4000)
         for descriptor in options.closedDescriptors { close(descriptor) }
         switch options.command {
         case .dump: Foreground.run { DumpCommand.run(options) }

@@ -45,7 +45,7 @@ enum RestoreCommand {
             }
             if let command = options.execCommand {
                 signal(SIGPIPE, SIG_DFL)
-                DescriptorLimit.lower(to: session.descriptorLimit)
+                DescriptorLimit.lower()
                 throw CheckpointError("start", .object("the command of --exec-cmd"), "\(Program.become(command[0], Array(command.dropFirst())))")
             }
             if !options.restoreDetached { waitForEnd(of: result.root, session.log) }

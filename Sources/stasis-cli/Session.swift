@@ -22,8 +22,6 @@ struct Session {
     let log: Log
     let scripts: ActionScripts
     let progress: Progress = .onTerminal()
-    /// Our limit of descriptors, as it was before it was raised.
-    let descriptorLimit: UInt64
 
     /// Runs `body` in a session; whatever it throws is reported. Answers the exit status.
     static func run(_ options: Options, _ body: (Session) throws -> Int32) -> Int32 {
@@ -47,8 +45,6 @@ struct Session {
     /// - Parameter log: becomes the one of `-o`, as soon as there is one.
     private init(_ options: Options, _ log: inout Log) throws {
         self.options = options
-        descriptorLimit = DescriptorLimit.raise()
-        DescriptorLimit.makeRoom(for: 1000)
         let images = try Self.directory(options.imagesDirectory, "image directory", remedy: "create it, or name another one with -D")
         (recipients, secrets) = (try options.imageRecipients(), try options.imageSecrets())
         if options.autoDedup, !recipients.isEmpty, !secrets.fit(recipients) {

@@ -94,7 +94,7 @@ package final class Restore {
 
     /// Everything but letting it run.
     private func make(_ began: UInt64) throws -> LazyRestore? {
-        DescriptorLimit.makeRoom(for: input.files.count + 1000)
+        DescriptorLimit.makeRoom(for: input.files.count + 2000)
         // Entries that only mappings, executables and directories refer to are opened where they are used.
         let files = try input.filesInUse(context)
         for type in files.keys where !OpenFileKinds.all.contains(where: { $0.type == type }) { throw Self.unknownType(type) }
