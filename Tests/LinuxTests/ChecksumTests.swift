@@ -19,6 +19,9 @@ import Testing
         try file.write(bytes + [1])
         #expect(try Checksum.ofPages(of: file, 0..<UInt64(count * 4096)) == each)
         #expect(try Checksum.ofPages(of: file, 0..<UInt64(1000 * 4096)) == each)
-        #expect(try Checksum.of(file) == (Checksum.of(bytes + [1]), UInt64(bytes.count + 1)))
+        let size = UInt64(bytes.count + 1)
+        #expect(try Checksum.of(file, size: size) == (Checksum.of(bytes + [1]), size))
+        #expect(try Checksum.of(file, size: size + 1, through: PageBuffer(4096)) == (Checksum.of(bytes + [1]), size), "where the file ends")
+        #expect(try Checksum.of(file, size: size - 1) == (Checksum.of(bytes), size - 1))
     }
 }
