@@ -74,6 +74,15 @@ extension ImageDirectory {
         return TCPStreamImage(entry: entry, receiveQueue: receiveQueue, sendQueue: sendQueue)
     }
 
+    /// The queues themselves, which are read with the entry.
+    public func tcpStreamContent(inode: UInt32) throws(ImageError) -> (entry: TcpStreamEntry, receiveQueue: [UInt8], sendQueue: [UInt8]) {
+        var reader = try reader(.tcpStream, inode)
+        let entry = try reader.single(TcpStreamEntry.self)
+        let receiveQueue = try reader.payload(UInt64(entry.inqLen)), sendQueue = try reader.payload(UInt64(entry.outqLen))
+        try reader.finish()
+        return (entry, receiveQueue, sendQueue)
+    }
+
     public func ghost(_ id: UInt32) throws(ImageError) -> GhostImage {
         var reader = try reader(.ghostFile, id)
         let entry = try reader.single(GhostFileEntry.self)

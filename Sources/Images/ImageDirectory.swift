@@ -45,6 +45,7 @@ public final class ImageDirectory: Sendable {
         guard payload.count <= limit else {
             throw ImageError(payload.file, offset: payload.range.lowerBound, "\(payload.count) bytes of data are more than the \(limit) that are read at once")
         }
+        if payload.count == 0 { return [] }
         let (file, size, _) = try opened(payload.file)
         guard payload.range.upperBound <= size else { throw ImageError(payload.file, offset: payload.range.lowerBound, "the file became shorter while it was read") }
         return try file.bytes(Int(payload.count), at: payload.range.lowerBound, named: payload.file)

@@ -1,5 +1,6 @@
 import FoundationEssentials
 import ImageMessages
+import Linux
 
 // Open files and descriptor tables (format 11 and 12).
 extension ImageSet {
@@ -22,53 +23,67 @@ extension ImageSet {
     }
 
     func checkFiles(_ findings: inout Findings) {
-        let memfdInodes = Set(memfds.map(\.inodeID)), ttyInfos = Set(ttys.map(\.id))
-        for (index, entry) in files.places {
-            let place = Place(file: "files.img", entry: index)
-            guard let (name, id) = entry.member else {
-                place.expect(false, "type", "the part that describes a \(entry.type) is missing", &findings)
-                continue
+        let memfdInodes = Set(memfds.map(\.inodeID)), ttyInfos = Set(ttys.map(\.id)), places = files.places
+        @Sendable func check(_ part: ArraySlice<(place: Int, entry: FileEntry)>, _ findings: inout Findings) {
+            for (index, entry) in part { checkFile(index, entry, memfdInodes, ttyInfos, &findings) }
+        }
+        // Sockets, of which some have images of their own, take longest, and stand together.
+        let parts = stride(from: 0, to: places.count, by: Self.atOnce).map { places[$0..<min($0 + Self.atOnce, places.count)] }
+        if parts.count < 4 { return parts.forEach { check($0, &findings) } }
+        for found in Workers.map(parts, { part in
+            var found = Findings()
+            check(part, &found)
+            return found
+        }) { found.errors.forEach { findings.add($0) } }
+    }
+    /// Files that one thread checks.
+    private static let atOnce = 500
+
+    private func checkFile(_ index: Int, _ entry: FileEntry, _ memfdInodes: Set<UInt64>, _ ttyInfos: Set<UInt32>, _ findings: inout Findings) {
+        let place = Place(file: "files.img", entry: index)
+        guard let (name, id) = entry.member else {
+            place.expect(false, "type", "the part that describes a \(entry.type) is missing", &findings)
+            return
+        }
+        place.expect(id == entry.id, "\(name).id", "it is \(id), the entry's is \(entry.id)", &findings)
+        if let owner = entry.owner {
+            let place = place.inside("\(name).fown")
+            place.signal(owner.signum, orNone: true, "signum", &findings)
+            place.process(owner.pid, orNone: true, "pid", &findings)
+            place.expect(owner.pidType <= 3, "pid_type", "\(owner.pidType) is unknown", &findings)
+        }
+        let inside = place.inside(name)
+        switch entry.type {
+        case .reg: checkPath(entry.reg, inside, &findings)
+        case .fifo:
+            let path = entry.fifo.hasRegfID ? entry.fifo.regfID : entry.id
+            inside.expect(files.path(path) != nil || !entry.fifo.hasRegfID, "regf_id", "files.img has no path with id \(path)", &findings)
+        case .tty:
+            inside.expect(ttyInfos.contains(entry.tty.ttyInfoID), "tty_info_id", "tty-info.img has no terminal \(entry.tty.ttyInfoID)", &findings)
+            if entry.tty.hasRegfID { inside.expect(files.path(entry.tty.regfID) != nil, "regf_id", "files.img has no path with id \(entry.tty.regfID)", &findings) }
+        case .tunf: inside.text(entry.tunf.netdev, upTo: 15, "netdev", &findings)
+        case .memfd:
+            inside.expect(memfdInodes.contains(UInt64(entry.memfd.inodeID)), "inode_id", "memfd.img has no inode \(entry.memfd.inodeID)", &findings)
+        case .unixsk: checkUnix(entry.usk, inside, &findings)
+        case .inetsk: checkInet(entry.isk, inside, &findings)
+        case .timerfd:
+            inside.expect(entry.tfd.vnsec < 1_000_000_000 && entry.tfd.insec < 1_000_000_000, "vnsec", "more than a billion nanoseconds in a second", &findings)
+            inside.expect(entry.tfd.vsec <= UInt64(Int64.max) && entry.tfd.isec <= UInt64(Int64.max), "vsec", "its seconds are out of range", &findings)
+        case .eventpoll:
+            for (index, target) in entry.epfd.tfd.enumerated() {
+                inside.expect(target.tfd < Limits.descriptor, "tfd[\(index)].tfd", "\(target.tfd) is higher than a descriptor can be", &findings)
             }
-            place.expect(id == entry.id, "\(name).id", "it is \(id), the entry's is \(entry.id)", &findings)
-            if let owner = entry.owner {
-                let place = place.inside("\(name).fown")
-                place.signal(owner.signum, orNone: true, "signum", &findings)
-                place.process(owner.pid, orNone: true, "pid", &findings)
-                place.expect(owner.pidType <= 3, "pid_type", "\(owner.pidType) is unknown", &findings)
+        case .inotify:
+            for (index, watch) in entry.ify.wd.enumerated() { checkHandle(watch.fHandle, inside.inside("wd[\(index)].f_handle"), &findings) }
+        case .fanotify:
+            for (index, mark) in entry.ffy.mark.enumerated() {
+                inside.expect(mark.type == .inode ? mark.hasIe : mark.hasMe, "mark[\(index)]", "what is marked is missing", &findings)
+                if mark.hasIe { checkHandle(mark.ie.fHandle, inside.inside("mark[\(index)].ie.f_handle"), &findings) }
             }
-            let inside = place.inside(name)
-            switch entry.type {
-            case .reg: checkPath(entry.reg, inside, &findings)
-            case .fifo:
-                let path = entry.fifo.hasRegfID ? entry.fifo.regfID : entry.id
-                inside.expect(files.path(path) != nil || !entry.fifo.hasRegfID, "regf_id", "files.img has no path with id \(path)", &findings)
-            case .tty:
-                inside.expect(ttyInfos.contains(entry.tty.ttyInfoID), "tty_info_id", "tty-info.img has no terminal \(entry.tty.ttyInfoID)", &findings)
-                if entry.tty.hasRegfID { inside.expect(files.path(entry.tty.regfID) != nil, "regf_id", "files.img has no path with id \(entry.tty.regfID)", &findings) }
-            case .tunf: inside.text(entry.tunf.netdev, upTo: 15, "netdev", &findings)
-            case .memfd:
-                inside.expect(memfdInodes.contains(UInt64(entry.memfd.inodeID)), "inode_id", "memfd.img has no inode \(entry.memfd.inodeID)", &findings)
-            case .unixsk: checkUnix(entry.usk, inside, &findings)
-            case .inetsk: checkInet(entry.isk, inside, &findings)
-            case .timerfd:
-                inside.expect(entry.tfd.vnsec < 1_000_000_000 && entry.tfd.insec < 1_000_000_000, "vnsec", "more than a billion nanoseconds in a second", &findings)
-                inside.expect(entry.tfd.vsec <= UInt64(Int64.max) && entry.tfd.isec <= UInt64(Int64.max), "vsec", "its seconds are out of range", &findings)
-            case .eventpoll:
-                for (index, target) in entry.epfd.tfd.enumerated() {
-                    inside.expect(target.tfd < Limits.descriptor, "tfd[\(index)].tfd", "\(target.tfd) is higher than a descriptor can be", &findings)
-                }
-            case .inotify:
-                for (index, watch) in entry.ify.wd.enumerated() { checkHandle(watch.fHandle, inside.inside("wd[\(index)].f_handle"), &findings) }
-            case .fanotify:
-                for (index, mark) in entry.ffy.mark.enumerated() {
-                    inside.expect(mark.type == .inode ? mark.hasIe : mark.hasMe, "mark[\(index)]", "what is marked is missing", &findings)
-                    if mark.hasIe { checkHandle(mark.ie.fHandle, inside.inside("mark[\(index)].ie.f_handle"), &findings) }
-                }
-            case .pidfd: inside.expect(entry.pidfd.nspid == -1 || (1...Int32(Limits.pid)).contains(entry.pidfd.nspid), "nspid", "\(entry.pidfd.nspid) is no process id", &findings)
-            case .packetsk:
-                for (index, member) in entry.psk.mclist.enumerated() { inside.expect(member.addr.count <= 32, "mclist[\(index)].addr", "it has \(member.addr.count) bytes, 32 are the most", &findings) }
-            default: break
-            }
+        case .pidfd: inside.expect(entry.pidfd.nspid == -1 || (1...Int32(Limits.pid)).contains(entry.pidfd.nspid), "nspid", "\(entry.pidfd.nspid) is no process id", &findings)
+        case .packetsk:
+            for (index, member) in entry.psk.mclist.enumerated() { inside.expect(member.addr.count <= 32, "mclist[\(index)].addr", "it has \(member.addr.count) bytes, 32 are the most", &findings) }
+        default: break
         }
     }
 

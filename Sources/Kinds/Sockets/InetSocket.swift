@@ -182,7 +182,7 @@ package enum InetSocket: OpenFileKind {
         if entry.opts.hasReuseaddr { try socket.setOption(SocketOption.reuseAddress, to: entry.opts.reuseaddr ? Int32(1) : 0) }
         try FileOwner.restore(entry.fown, on: socket)
         // O_APPEND, O_NONBLOCK, O_ASYNC: what F_SETFL sets on a socket.
-        try socket.control(F_SETFL, Int(entry.flags & 0x2c00))
+        if entry.flags & 0x2c00 != 0 { try socket.control(F_SETFL, Int(entry.flags & 0x2c00)) }
     }
 }
 

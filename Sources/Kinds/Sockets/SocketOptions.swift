@@ -77,25 +77,26 @@ package enum SocketOptions {
             if try socket.intOption(option) != value { try socket.setOption(option, to: value) }
         }
         func set(_ option: Int32, _ value: UInt32) throws { try set(option, Int32(bitPattern: value)) }
-        func set(_ option: Int32, _ value: Bool) throws { try set(option, value ? Int32(1) : 0) }
+        // A new socket has none of these (net/core/sock.c, sock_init_data_uid).
+        func raise(_ option: Int32, _ value: Bool) throws { if value { try socket.setOption(option, to: Int32(1)) } }
         func set(_ option: Int32, _ seconds: UInt64, _ microseconds: UInt64) throws {
             if seconds == 0 && microseconds == 0 { return }
             try socket.setOption(option, to: TimeValue(seconds: Int64(bitPattern: seconds), microseconds: Int64(bitPattern: microseconds)))
         }
         try set(Option.sendTimeout, entry.soSndTmoSec, entry.soSndTmoUsec)
         try set(Option.receiveTimeout, entry.soRcvTmoSec, entry.soRcvTmoUsec)
-        if entry.hasReuseaddr { try set(Option.reuseAddress, entry.reuseaddr) }
+        try raise(Option.reuseAddress, entry.reuseaddr)
         if entry.hasSoPriority { try set(Option.priority, entry.soPriority) }
-        if entry.hasSoRcvlowat { try set(Option.receiveLowMark, entry.soRcvlowat) }
+        if entry.hasSoRcvlowat, entry.soRcvlowat != 1 { try set(Option.receiveLowMark, entry.soRcvlowat) }
         if entry.hasSoMark { try set(Option.mark, entry.soMark) }
-        if entry.hasSoPasscred { try set(Option.passCredentials, entry.soPasscred) }
-        if entry.soPasssec { try set(Option.passSecurity, true) }
-        if entry.hasSoDontroute { try set(Option.dontRoute, entry.soDontroute) }
-        if entry.hasSoNoCheck { try set(Option.noCheck, entry.soNoCheck) }
-        if entry.hasSoReuseport { try set(Option.reusePort, entry.soReuseport) }
-        if entry.hasSoBroadcast { try set(Option.broadcast, entry.soBroadcast) }
-        if entry.hasSoKeepalive { try set(Option.keepAlive, entry.soKeepalive) }
-        if entry.hasSoOobinline { try set(Option.outOfBandInline, entry.soOobinline) }
+        if entry.hasSoPasscred { try set(Option.passCredentials, Int32(entry.soPasscred ? 1 : 0)) }
+        if entry.soPasssec { try set(Option.passSecurity, Int32(1)) }
+        try raise(Option.dontRoute, entry.soDontroute)
+        try raise(Option.noCheck, entry.soNoCheck)
+        if entry.hasSoReuseport { try set(Option.reusePort, Int32(entry.soReuseport ? 1 : 0)) }
+        try raise(Option.broadcast, entry.soBroadcast)
+        try raise(Option.keepAlive, entry.soKeepalive)
+        try raise(Option.outOfBandInline, entry.soOobinline != 0)
         if entry.hasSoLinger { try socket.setOption(Option.linger, to: Linger(on: 1, seconds: Int32(bitPattern: entry.soLinger))) }
         if entry.hasSoBoundDev { try socket.setOption(Option.bindToDevice, bytes: Array(entry.soBoundDev.utf8.prefix(15)) + [0]) }
         if !entry.soFilter.isEmpty { try attachFilter(entry.soFilter, to: socket) }

@@ -23,16 +23,27 @@ enum TCPOptions {
         return entry
     }
 
-    /// Older images have the keepalive times in sk_opts.
-    static func restore(_ entry: InetSkEntry, on socket: FileDescriptor) throws {
-        func set(_ option: Int32, _ value: UInt32) throws {
-            let value = Int32(bitPattern: value)
-            if try socket.intOption(option, level: level) != value { try socket.setOption(option, level: level, to: value) }
+    /// TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT. A new socket has those of net.ipv4.tcp_keepalive_*.
+    struct KeepAlive {
+        let idle: UInt32, interval: UInt32, count: UInt32
+        init(of socket: FileDescriptor) throws(SyscallError) {
+            func value(_ option: Int32) throws(SyscallError) -> UInt32 { UInt32(bitPattern: try socket.intOption(option, level: level)) }
+            (idle, interval, count) = (try value(keepIdle), try value(keepInterval), try value(keepCount))
         }
+    }
+
+    /// Older images have the keepalive times in sk_opts.
+    /// - Parameter usual: what the socket has, where that is known.
+    static func restore(_ entry: InetSkEntry, on socket: FileDescriptor, where usual: KeepAlive? = nil) throws {
+        let usual = try usual ?? KeepAlive(of: socket)
+        func set(_ option: Int32, _ value: UInt32) throws { try socket.setOption(option, level: level, to: Int32(bitPattern: value)) }
         let options = entry.tcpOpts, old = entry.opts
-        if options.hasKeepidle || old.hasTcpKeepidle { try set(keepIdle, options.hasKeepidle ? options.keepidle : old.tcpKeepidle) }
-        if options.hasKeepintvl || old.hasTcpKeepintvl { try set(keepInterval, options.hasKeepintvl ? options.keepintvl : old.tcpKeepintvl) }
-        if options.hasKeepcnt || old.hasTcpKeepcnt { try set(keepCount, options.hasKeepcnt ? options.keepcnt : old.tcpKeepcnt) }
+        let idle = options.hasKeepidle ? options.keepidle : old.hasTcpKeepidle ? old.tcpKeepidle : usual.idle
+        if idle != usual.idle { try set(keepIdle, idle) }
+        let interval = options.hasKeepintvl ? options.keepintvl : old.hasTcpKeepintvl ? old.tcpKeepintvl : usual.interval
+        if interval != usual.interval { try set(keepInterval, interval) }
+        let count = options.hasKeepcnt ? options.keepcnt : old.hasTcpKeepcnt ? old.tcpKeepcnt : usual.count
+        if count != usual.count { try set(keepCount, count) }
         if options.nodelay { try set(noDelay, 1) }
         if options.cork { try set(cork, 1) }
     }

@@ -7,6 +7,8 @@ import TCPRepair
 /// The connections of one restore: made in repair mode, let go when nothing can fail any more.
 package final class TCPRestore: DumpState {
     private var connections: [(connection: RestoredConnection, entry: InetSkEntry)] = []
+    /// What a new socket has.
+    private var usual: TCPOptions.KeepAlive?
     package init() {}
 
     func make(_ entries: [InetSkEntry], _ context: RestoreContext) throws {
@@ -54,11 +56,12 @@ package final class TCPRestore: DumpState {
     }
 
     private func makeConnection(_ entry: InetSkEntry, _ context: RestoreContext) throws {
-        let image = try context.images.tcpStream(inode: entry.ino)
-        let connection = try TCPConnection(entry, image, context)
+        let connection = try TCPConnection(entry, context.images)
         let (made, socket) = try make(connection, entry, context)
         made.reusesAddress = entry.opts.reuseaddr
-        try TCPOptions.restore(entry, on: socket)
+        let usual = try self.usual ?? TCPOptions.KeepAlive(of: socket)
+        self.usual = usual
+        try TCPOptions.restore(entry, on: socket, where: usual)
         // shutdown(2) for reading leaves no trace in the state of the connection.
         if entry.hasShutdown, entry.shutdown == .read || entry.shutdown == .both, !connection.state.hasReceivedFIN { try socket.shutdown(0) }
         connections.append((made, entry))
@@ -97,17 +100,16 @@ package final class TCPRestore: DumpState {
 
 extension TCPConnection {
     /// The values of the images, which have to agree with each other.
-    init(_ entry: InetSkEntry, _ image: TCPStreamImage, _ context: RestoreContext) throws {
-        let stream = image.entry, name = image.receiveQueue.file
-        func refuse(_ why: String) -> CheckpointError { CheckpointError("restore", .image(name), why) }
+    init(_ entry: InetSkEntry, _ images: ImageDirectory) throws {
+        let (stream, received, sent) = try images.tcpStreamContent(inode: entry.ino)
+        func refuse(_ why: String) -> CheckpointError { CheckpointError("restore", .image(ImageFile<TcpStreamEntry>.tcpStream.name(entry.ino)), why) }
         guard let state = State(rawValue: UInt8(truncatingIfNeeded: entry.state)), entry.state < 12 else {
             throw CheckpointError("restore", .inetSocket(entry), "a connection in state \(InetState.name(entry.state)) can't be restored")
         }
         guard stream.unsqLen <= stream.outqLen else { throw refuse("unsq_len: \(stream.unsqLen) bytes were not sent of \(stream.outqLen)") }
         guard stream.sndWscale <= 14, stream.rcvWscale <= 14 else { throw refuse("snd_wscale, rcv_wscale: above 14 (RFC 7323)") }
         self.init(local: entry.local, peer: entry.peer, state: state)
-        receiveQueue = try context.images.read(image.receiveQueue)
-        sendQueue = try context.images.read(image.sendQueue)
+        (receiveQueue, sendQueue) = (received, sent)
         (receiveSequence, sendSequence, unsent) = (stream.inqSeq, stream.outqSeq, Int(stream.unsqLen))
         options = Options(rawValue: stream.optMask & 7)
         (sendWindowScale, receiveWindowScale) = (UInt8(stream.sndWscale), UInt8(stream.rcvWscale))
