@@ -42,7 +42,9 @@ let package = Package(
         .target(name: "TCPRepair", dependencies: ["CLinux", "Linux"], exclude: ["README.md"], swiftSettings: strict),
         .target(name: "Kinds", dependencies: ["CLinux", "Linux", "ImageMessages", "Images", "Graft", "TCPRepair"], swiftSettings: strict),
         .target(name: "Pages", dependencies: ["CLinux", "Cryptography", "Linux", "ImageMessages", "Images", "Graft", "Kinds"], swiftSettings: strict),
-        .target(name: "Plugins", dependencies: ["CPlugin", "Linux", "Kinds"], swiftSettings: strict),
+        .target(
+            name: "Plugins", dependencies: ["CLinux", "CPlugin", "Linux", "ImageMessages", "Graft", "Kinds", .product(name: "SwiftProtobuf", package: "swift-protobuf")],
+            swiftSettings: strict),
         .target(name: "Checkpoint", dependencies: ["CLinux", "Linux", "ImageMessages", "Images", "Graft", "Kinds", "Pages"], swiftSettings: strict),
         .target(
             name: "Migration", dependencies: ["CLinux", "Cryptography", "Linux", "ImageMessages", "Images", "TCPRepair", "Kinds", "Pages", "Checkpoint"],
@@ -68,6 +70,7 @@ let package = Package(
         .testTarget(name: "GraftTests", dependencies: ["Graft", "Linux", "CLinux"], swiftSettings: strict),
         .testTarget(name: "KindsTests", dependencies: ["Kinds", "Graft", "CLinux", "Images", "ImageMessages", "Linux"], swiftSettings: strict),
         .testTarget(name: "PagesTests", dependencies: ["Pages", "Kinds", "Images", "ImageMessages", "Linux"], swiftSettings: strict),
+        .testTarget(name: "PluginsTests", dependencies: ["Plugins", "ImageMessages", "Linux"], swiftSettings: strict),
         .testTarget(name: "CheckpointTests", dependencies: ["Checkpoint", "Images", "ImageMessages", "Linux"], swiftSettings: strict),
         .testTarget(name: "MigrationTests", dependencies: ["Migration", "Checkpoint", "Pages", "Kinds", "Linux"], swiftSettings: strict),
         .testTarget(name: "OptionsTests", dependencies: ["Options"], exclude: ["options-of-criu.txt"], swiftSettings: strict),

@@ -118,6 +118,72 @@ EXTENSION_MESSAGES = {
     ],
 }
 
+# proto file -> messages of the plugins that come with CRIU, which the tables do not have: each (name, comment, [(label, type, name, number, comment)])
+PLUGIN_MESSAGES = {
+    "criu-amdgpu.proto": [
+        ("dev_iolink", "A link of a node to another (/sys/class/kfd/kfd/topology/nodes/N/io_links).", [
+            ("required", "uint32", "type", 1, ""),
+            ("required", "uint32", "node_to_id", 2, ""),
+        ]),
+        ("kfd_device_entry", "A node of the topology: a GPU, or with gpu_id 0 CPUs.", [
+            ("required", "uint32", "node_id", 1, ""),
+            ("required", "uint32", "gpu_id", 2, ""),
+            ("required", "uint32", "cpu_cores_count", 3, ""),
+            ("required", "uint32", "simd_count", 4, ""),
+            ("required", "uint32", "mem_banks_count", 5, ""),
+            ("required", "uint32", "caches_count", 6, ""),
+            ("required", "uint32", "io_links_count", 7, ""),
+            ("required", "uint32", "max_waves_per_simd", 8, ""),
+            ("required", "uint32", "lds_size_in_kb", 9, ""),
+            ("required", "uint32", "gds_size_in_kb", 10, ""),
+            ("required", "uint32", "num_gws", 11, ""),
+            ("required", "uint32", "wave_front_size", 12, ""),
+            ("required", "uint32", "array_count", 13, ""),
+            ("required", "uint32", "simd_arrays_per_engine", 14, ""),
+            ("required", "uint32", "cu_per_simd_array", 15, ""),
+            ("required", "uint32", "simd_per_cu", 16, ""),
+            ("required", "uint32", "max_slots_scratch_cu", 17, ""),
+            ("required", "uint32", "vendor_id", 18, ""),
+            ("required", "uint32", "device_id", 19, ""),
+            ("required", "uint32", "domain", 20, ""),
+            ("required", "uint32", "drm_render_minor", 21, ""),
+            ("required", "uint64", "hive_id", 22, ""),
+            ("required", "uint32", "num_sdma_engines", 23, ""),
+            ("required", "uint32", "num_sdma_xgmi_engines", 24, ""),
+            ("required", "uint32", "num_sdma_queues_per_engine", 25, ""),
+            ("required", "uint32", "num_cp_queues", 26, ""),
+            ("required", "uint32", "fw_version", 27, ""),
+            ("required", "uint32", "capability", 28, ""),
+            ("required", "uint32", "sdma_fw_version", 29, ""),
+            ("required", "uint32", "vram_public", 30, ""),
+            ("required", "uint64", "vram_size", 31, ""),
+            ("repeated", "message dev_iolink", "iolinks", 32, ""),
+        ]),
+        ("kfd_bo_entry", "A buffer; its content is in amdgpu-pages-ID-GPU.img.", [
+            ("required", "uint64", "addr", 1, ""),
+            ("required", "uint64", "size", 2, ""),
+            ("required", "uint64", "offset", 3, ""),
+            ("required", "uint32", "alloc_flags", 4, ""),
+            ("required", "uint32", "gpu_id", 5, ""),
+        ]),
+        ("criu_kfd", "amdgpu-kfd-ID.img: what a process has on its GPUs.", [
+            ("required", "uint32", "pid", 1, ""),
+            ("required", "uint32", "num_of_gpus", 2, ""),
+            ("required", "uint32", "num_of_cpus", 3, ""),
+            ("repeated", "message kfd_device_entry", "device_entries", 4, ""),
+            ("required", "uint64", "num_of_bos", 5, ""),
+            ("repeated", "message kfd_bo_entry", "bo_entries", 6, ""),
+            ("required", "uint32", "num_of_objects", 7, ""),
+            ("required", "uint64", "shared_mem_size", 8, ""),
+            ("required", "uint32", "shared_mem_magic", 9, ""),
+            ("required", "bytes", "priv_data", 10, ""),
+        ]),
+        ("criu_render_node", "amdgpu-renderD-ID.img.", [
+            ("required", "uint32", "gpu_id", 1, ""),
+        ]),
+    ],
+}
+
 # enum -> values of our own
 EXTENSION_VALUES = {"fd_types": [("STASIS_IO_URING", 20000)]}
 
@@ -190,7 +256,8 @@ class ProtoFile:
         self.name = name
         self.enums = OrderedDict()  # name -> [(case, number)]; nested ones are "Message.Enum"
         self.messages = OrderedDict()  # name -> [(label, type, name, number, default, comment)]
-        self.notes = {}
+        self.notes = {}  # of messages of our own
+        self.comments = {}
 
 
 def read_tables(folder):
@@ -212,6 +279,10 @@ def read_tables(folder):
         for name, comment, fields in messages:
             files[proto].notes[name] = comment
             files[proto].messages[name] = [(l, k, n, i, "", c) for l, k, n, i, c in fields]
+    for proto, messages in PLUGIN_MESSAGES.items():
+        for name, comment, fields in messages:
+            file(proto).comments[name] = comment
+            file(proto).messages[name] = [(l, k, n, i, "", c) for l, k, n, i, c in fields]
     for proto in files.values():
         for enum, values in EXTENSION_VALUES.items():
             if enum in proto.enums:
@@ -259,6 +330,8 @@ def render(proto, home):
         body.append("")
         if message in proto.notes:
             body.append(f"// Stasis's own. {proto.notes[message]}")
+        if message in proto.comments:
+            body.append(f"// {proto.comments[message]}")
         body.append(f"message {message} {{")
         for name, cases in proto.enums.items():
             if name.startswith(message + "."):

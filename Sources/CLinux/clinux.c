@@ -6,11 +6,13 @@
 #include <sched.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 const char *clinux_error_name(int number) { return strerrorname_np(number); }
@@ -116,7 +118,7 @@ int clinux_spawn(int executable, int pid, int sibling, uint64_t flags, int keep)
 #endif
 }
 
-struct guard { int pipe, count; const int32_t *descriptors, *reuse; };
+struct guard { int pipe, count; const int32_t *descriptors, *reuse, *paused; };
 
 // It must outlive us, so it is no thread; it shares memory (no page tables are copied), not descriptors.
 static int guarding(void *argument) {
@@ -139,6 +141,14 @@ static int guarding(void *argument) {
     do got = clinux_syscall(SYS_read, guard.pipe, (long)&byte, 1, 0, 0, 0);
     while (got == -EINTR);
     for (int i = 0; got <= 0 && i < guard.count; i++) {
+        if (guard.paused) {
+            // Only its tracer may; the kernel lets go of the task when the one before has ended.
+            uint64_t unpause[7] = {[6] = 2 /* KFD_CRIU_OP_UNPAUSE */};  // struct kfd_ioctl_criu_args
+            const struct timespec millisecond = {0, 1000000};
+            for (int try = 0; try < 1000 && clinux_syscall(SYS_ptrace, PTRACE_SEIZE, guard.paused[i], 0, 0, 0, 0) == -EPERM; try++) clinux_syscall(SYS_nanosleep, (long)&millisecond, 0, 0, 0, 0, 0);
+            clinux_syscall(SYS_ioctl, guard.descriptors[i], 0xc0384b22 /* AMDKFD_IOC_CRIU_OP */, (long)unpause, 0, 0, 0);
+            continue;
+        }
         if (!guard.reuse) {
             clinux_syscall(SYS_pidfd_send_signal, guard.descriptors[i], SIGKILL, 0, 0, 0, 0);
             continue;
@@ -151,9 +161,9 @@ static int guarding(void *argument) {
     return 0;
 }
 
-int clinux_guard(int pipe, const int32_t *descriptors, const int32_t *reuse, int count, void *stack, size_t stack_size) {
+int clinux_guard(int pipe, const int32_t *descriptors, const int32_t *reuse, const int32_t *paused, int count, void *stack, size_t stack_size) {
     struct guard *guard = stack;  // at the low end, where the stack does not grow to
-    *guard = (struct guard){pipe, count, descriptors, reuse};
+    *guard = (struct guard){pipe, count, descriptors, reuse, paused};
     sigset_t all, before;
     sigfillset(&all);
     sigprocmask(SIG_SETMASK, &all, &before);

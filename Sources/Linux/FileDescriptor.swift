@@ -54,6 +54,12 @@ public final class FileDescriptor: Sendable {
             "fcntl(F_DUPFD_CLOEXEC)", SYS_fcntl, Int(number), Int(F_DUPFD_CLOEXEC), 3, on: .fd(number))))
     }
 
+    /// Whether both are one open file description, kcmp(2).
+    public func isSameOpenFile(as other: FileDescriptor) throws(SyscallError) -> Bool {
+        let process = Int(getpid())
+        return try Syscall.call("kcmp", SYS_kcmp, process, process, 0 /* KCMP_FILE */, Int(number), Int(other.number), on: .fd(number)) == 0
+    }
+
     /// fcntl(2) with a number as argument.
     @discardableResult
     public func control(_ command: Int32, _ argument: Int = 0) throws(SyscallError) -> Int {

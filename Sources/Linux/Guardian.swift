@@ -16,15 +16,15 @@ import Glibc
     /// What it reads and stands on; freed after its end.
     @unsafe private struct Memory {
         static let stackSize = 16384
-        let stack: UnsafeMutableRawPointer, descriptors: UnsafeMutablePointer<Int32>, reuse: UnsafeMutablePointer<Int32>
+        let stack: UnsafeMutableRawPointer, descriptors: UnsafeMutablePointer<Int32>, numbers: UnsafeMutablePointer<Int32>
         init(count: Int) {
             unsafe stack = .allocate(byteCount: Self.stackSize, alignment: 16)
-            unsafe (descriptors, reuse) = (.allocate(capacity: max(count, 1)), .allocate(capacity: max(count, 1)))
+            unsafe (descriptors, numbers) = (.allocate(capacity: max(count, 1)), .allocate(capacity: max(count, 1)))
         }
         func free() {
             unsafe stack.deallocate()
             unsafe descriptors.deallocate()
-            unsafe reuse.deallocate()
+            unsafe numbers.deallocate()
         }
     }
 
@@ -42,17 +42,23 @@ import Glibc
         try self.init(sockets.map { ($0.socket, $0.reuse) })
     }
 
-    private init(_ held: [(descriptor: FileDescriptor, reuse: Int32?)]) throws(SyscallError) {
+    /// Lets GPU queues run on that stand for a dump (`KFD.pause`).
+    /// - Parameter queues: with the task whose they are, which we trace.
+    public convenience init(unpausing queues: [(kfd: FileDescriptor, task: ThreadID)]) throws(SyscallError) {
+        try self.init(queues.map { ($0.kfd, $0.task.rawValue) }, arePaused: true)
+    }
+
+    private init(_ held: [(descriptor: FileDescriptor, number: Int32?)], arePaused: Bool = false) throws(SyscallError) {
         let pipe = try FileDescriptor.pipe()
         end = Self.moved(pipe.writing)
         let held = held.sorted { $0.descriptor.number < $1.descriptor.number }
         unsafe memory = Memory(count: held.count)
         for (at, one) in held.enumerated() {
             unsafe memory.descriptors[at] = one.descriptor.number
-            unsafe memory.reuse[at] = one.reuse ?? 0
+            unsafe memory.numbers[at] = one.number ?? 0
         }
-        let resumes = held.contains { $0.reuse != nil }
-        process = unsafe clinux_guard(pipe.reading.number, memory.descriptors, resumes ? memory.reuse : nil, Int32(held.count), memory.stack, Memory.stackSize)
+        let resumes = !arePaused && held.contains { $0.number != nil }
+        process = unsafe clinux_guard(pipe.reading.number, memory.descriptors, resumes ? memory.numbers : nil, arePaused ? memory.numbers : nil, Int32(held.count), memory.stack, Memory.stackSize)
         if process < 0 {
             unsafe memory.free()
             dismissed = true

@@ -54,4 +54,18 @@ import Glibc
         precondition(offset >= 0 && offset + 4 <= count)
         unsafe (address + offset).storeBytes(of: value, as: UInt32.self)
     }
+    /// Writes bytes of the mapping into a file.
+    public func write(_ range: Range<Int>, to file: FileDescriptor, at offset: UInt64) throws(SyscallError) { try transfer("pwrite", SYS_pwrite64, range, file, offset) }
+    /// Reads bytes of a file into the mapping; its end before that is an error (EIO).
+    public func fill(_ range: Range<Int>, from file: FileDescriptor, at offset: UInt64) throws(SyscallError) { try transfer("pread", SYS_pread64, range, file, offset) }
+    private func transfer(_ call: String, _ number: Int32, _ range: Range<Int>, _ file: FileDescriptor, _ offset: UInt64) throws(SyscallError) {
+        precondition(range.lowerBound >= 0 && range.upperBound <= count)
+        var done = range.lowerBound
+        while done < range.upperBound {
+            let at = unsafe Int(bitPattern: address) + done
+            let moved = try Syscall.check(call, .fd(file.number)) { unsafe Syscall.raw(number, Int(file.number), at, range.upperBound - done, Int(offset) + done - range.lowerBound) }
+            if moved == 0 { throw SyscallError(call, .fd(file.number), EIO) }
+            done += moved
+        }
+    }
 }

@@ -161,7 +161,7 @@ package final class PluginProcess: Plugin {
     package func restoreUnixSocket(id: UInt32) throws -> FileDescriptor? {
         try call(.restoreUnixSocket, [Int64(id)]).map { try made($0, .restoreUnixSocket) }
     }
-    package func dump(file: FileDescriptor, id: UInt32) throws -> Bool { try call(.dumpFile, [Int64(id)], file) != nil }
+    package func dump(file: FileDescriptor, id: UInt32, of process: ThreadID) throws -> Bool { try call(.dumpFile, [Int64(id)], file) != nil }
     package func restoreFile(id: UInt32) throws -> RestoredByPlugin? {
         guard let answer = try call(.restoreFile, [Int64(id)]) else { return nil }
         return answer.numbers[1] != 0 ? .later : .made(try made(answer, .restoreFile))
@@ -172,7 +172,7 @@ package final class PluginProcess: Plugin {
     }
     package func dump(link index: Int32, type: Int32, kind: String) throws -> Bool { try call(.dumpLink, [Int64(index), Int64(type)], texts: [kind]) != nil }
     package func claims(mappingOf device: FileDescriptor) throws -> Bool { try call(.claimMapping, [], device) != nil }
-    package func update(mappingOf path: String, address: UInt64, offset: UInt64) throws -> UpdatedMapping? {
+    package func update(mappingOf path: String, address: UInt64, offset: UInt64, of process: ThreadID) throws -> UpdatedMapping? {
         guard let answer = try call(.updateMapping, [Int64(bitPattern: address), Int64(bitPattern: offset)], texts: [path]) else { return nil }
         return UpdatedMapping(offset: UInt64(bitPattern: answer.numbers[1]), file: answer.descriptor)
     }

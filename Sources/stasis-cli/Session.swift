@@ -105,9 +105,11 @@ struct Session {
     static func plugins(_ options: Options, images: FileDescriptor, _ log: Log, needed: NeededPlugins? = nil, ownOnly: Bool = false) throws -> PluginSet {
         var gpu = CUDAPlugin.Settings()
         (gpu.deviceMap, gpu.patience) = (options.gpuDeviceMap, options.pluginTimeout)
+        // Its images would not be encrypted either.
         if ownOnly { return PluginSet([CUDAPlugin(gpu)]) }
+        let amd = AMDGPUPlugin(AMDGPUSettings { unsafe getenv($0).map { unsafe String(cString: $0) } })
         return try PluginLoader.load(
-            options.pluginDirectory, own: [CUDAPlugin(gpu)],
+            options.pluginDirectory, own: [CUDAPlugin(gpu), amd],
             .init(images: images, log: log, patience: options.pluginTimeout, needed: needed))
     }
 

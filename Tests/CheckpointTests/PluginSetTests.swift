@@ -17,7 +17,7 @@ import Testing
             return stage == .dump || session.needs(name)
         }
         func end(_ stage: PluginStage, _ ending: PluginEnding) { endings.append(ending) }
-        func dump(file: FileDescriptor, id: UInt32) throws -> Bool {
+        func dump(file: FileDescriptor, id: UInt32, of process: ThreadID) throws -> Bool {
             if id == 13 { throw PluginError(name, "fears it") }
             return id.isMultiple(of: 2)
         }
@@ -50,9 +50,9 @@ import Testing
         try set.begin(.dump, try session())
         #expect(set.used == ["even", "second"])
         let file = try FileDescriptor.open("/dev/null", 0)
-        #expect(try set.dump(file: file, id: 2))
-        #expect(try !set.dump(file: file, id: 3))
-        #expect(throws: PluginError("even", "fears it")) { try set.dump(file: file, id: 13) }
+        #expect(try set.dump(file: file, id: 2, of: 1))
+        #expect(try !set.dump(file: file, id: 3, of: 1))
+        #expect(throws: PluginError("even", "fears it")) { try set.dump(file: file, id: 13, of: 1) }
         let error = #expect(throws: CheckpointError.self) { try set.pauseDevices(of: [ThreadID(5), ThreadID(13)]) }
         #expect(error?.description == "cannot pause the devices of task 13: plugin even fears it")
         #expect(first.paused == [ThreadID(5)])

@@ -41,7 +41,7 @@ int clinux_spawn(int executable, int pid, int sibling, uint64_t flags, int keep)
 /// NULL they are pidfds, and it sends SIGKILL; else they are sockets, which it takes out of TCP_REPAIR mode and whose SO_REUSEADDR, which that
 /// mode forgets, it sets to their element of `reuse`. Only system calls, on a stack of its own, in our memory, with every signal blocked.
 /// To be waited for with __WALL (wait4(2)). Returns its pid or minus errno.
-int clinux_guard(int pipe, const int32_t *descriptors, const int32_t *reuse, int count, void *stack, size_t stack_size);
+int clinux_guard(int pipe, const int32_t *descriptors, const int32_t *reuse, const int32_t *paused, int count, void *stack, size_t stack_size);
 
 /// Runs `body` in a child process and answers its wait status, or minus an errno.
 int clinux_conduct(int (*body)(void *), void *context);

@@ -55,7 +55,7 @@ package struct RestoreCheck {
             for error in problems { refused(CheckpointError("restore", error)) }
             if problems.isEmpty { fine("checksums", "\(verification.count.files) images and \(verification.count.pages) pages are as they were dumped") }
         }
-        look("plugins", "none is missing") { try request.plugins.check(input.inventory) }
+        look("plugins", "none is missing") { try request.plugins.check(input.inventory, request.images) }
         lookAtTree(input)
         lookAtMemory(input)
         for (pid, process) in input.processes.sorted(by: { $0.key < $1.key }) { lookAtState(of: ThreadID(pid), process) }

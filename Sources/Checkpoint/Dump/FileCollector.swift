@@ -112,7 +112,7 @@ final class FileCollector {
         let kind = OpenFileKinds.all.first { $0.claims(file) }
         let refusal = try Unsupported.reason(file) ?? (kind == RegularFile.self ? RegularFile.refusal(file, context) : nil)
         if let kind, refusal == nil { return kind }
-        if try context.plugins.dump(file: file.descriptor, id: file.id) || context.mayBePlugins(.dumpFile, file.link, file.subject) { return PluginFile.self }
+        if try context.plugins.dump(file: file.descriptor, id: file.id, of: file.process) || context.mayBePlugins(.dumpFile, file.link, file.subject) { return PluginFile.self }
         throw refusal ?? CheckpointError("dump", file.subject, "files of this kind (\(file.link)) can't be saved", remedy: "close it in the program before the dump")
     }
 

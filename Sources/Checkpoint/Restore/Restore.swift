@@ -283,6 +283,8 @@ package final class Restore {
             }
             try CheckpointError.about("wake", .task(id)) { try task.run(while: body) }
         }
+        session.task = { [unowned self] in processes[$0.rawValue] }
+        session.files = { [unowned self] in Set(input.processes[$0.rawValue].flatMap { input.tables[$0.ids.filesID] }?.map(\.id) ?? []) }
         try request.plugins.begin(.restore, session)
         try request.plugins.beginRestore()
     }

@@ -30,8 +30,13 @@ package enum Unsupported {
     package static func device(_ file: OpenFile) -> CheckpointError? {
         let number = FileStatus.kernelDevice(file.status.rdev), major = number >> 20, minor = number & 0xfffff
         guard file.status.type == S_IFCHR, major != 1, file.flags & OpenFlags.path == 0 else { return nil }
-        return CheckpointError(
-            "dump", file.subject, "its driver (character device \(major):\(minor)) keeps state that can't be saved",
-            remedy: file.link.hasPrefix("/dev/nvidia") ? "have NVIDIA's program cuda-checkpoint in PATH, which takes the process off the GPU" : "close it in the program before the dump, or pass it from outside: --external 'file[MNT:INODE]' with mnt_id of its fdinfo and its inode, in hexadecimal")
+        let remedy = if file.link.hasPrefix("/dev/nvidia") {
+            "have NVIDIA's program cuda-checkpoint in PATH, which takes the process off the GPU"
+        } else if file.link == "/dev/kfd" {
+            "dump without --encrypt: images of plugins are not encrypted"
+        } else {
+            "close it in the program before the dump, or pass it from outside: --external 'file[MNT:INODE]' with mnt_id of its fdinfo and its inode, in hexadecimal"
+        }
+        return CheckpointError("dump", file.subject, "its driver (character device \(major):\(minor)) keeps state that can't be saved", remedy: remedy)
     }
 }

@@ -21,7 +21,7 @@ package enum PluginMapping {
                 throw CheckpointError("restore", .image("mm-\(task.pid).img"), "files.img has no device with id \(mapping.shmid)")
             }
             try CheckpointError.about("restore", .mapping(mapping.start..<mapping.end, name: file.reg.name, of: task.pid)) {
-                let update = try context.plugins.update(mappingOf: file.reg.name, address: mapping.start, offset: mapping.pgoff)
+                let update = try context.plugins.update(mappingOf: file.reg.name, address: mapping.start, offset: mapping.pgoff, of: task.pid)
                 let mode = mapping.hasFdflags ? mapping.fdflags & 3 : mapping.prot & 2 != 0 && mapping.flags & 1 != 0 ? 2 : 0
                 let device = try update?.file ?? PathFiles.open(file.reg, flags: mode, context)
                 let number = try task.receive([device])[0]

@@ -52,6 +52,9 @@ package protocol Plugin: AnyObject {
     /// Whether it may save such an object, as far as that can be told without asking it. - Parameter name: of the file or mapping.
     func mayTake(_ hook: PluginHook, _ name: String) -> Bool
 
+    /// Throws what would keep a restore of these images from succeeding; nothing is made.
+    func check(_ images: FileDescriptor) throws
+
     /// Before anything of the tree is touched. False: it takes no part in this.
     func begin(_ stage: PluginStage, _ session: PluginSession) throws -> Bool
     /// The last call, always. After a dump whose tree runs on it lets devices go on.
@@ -62,7 +65,8 @@ package protocol Plugin: AnyObject {
     /// The socket again, connected.
     func restoreUnixSocket(id: UInt32) throws -> FileDescriptor?
     /// An open file that no image can hold.
-    func dump(file: FileDescriptor, id: UInt32) throws -> Bool
+    /// - Parameter process: one that has it.
+    func dump(file: FileDescriptor, id: UInt32, of process: ThreadID) throws -> Bool
     func restoreFile(id: UInt32) throws -> RestoredByPlugin?
     /// A mount that comes from outside. - Parameter path: in the tree's mount namespace.
     func dump(mount path: String, id: UInt32) throws -> Bool
@@ -72,7 +76,7 @@ package protocol Plugin: AnyObject {
     /// A mapping of a device file: whether its content is the plugin's business.
     func claims(mappingOf device: FileDescriptor) throws -> Bool
     /// Where a device mapping leads to in a restore. nil: to what the images say.
-    func update(mappingOf path: String, address: UInt64, offset: UInt64) throws -> UpdatedMapping?
+    func update(mappingOf path: String, address: UInt64, offset: UInt64, of process: ThreadID) throws -> UpdatedMapping?
 
     /// The process still runs; its devices come to rest.
     func pauseDevices(of process: ThreadID) throws
@@ -98,18 +102,19 @@ package struct UpdatedMapping {
 
 extension Plugin {
     package var obstacle: String? { nil }
+    package func check(_ images: FileDescriptor) throws {}
     package func mayTake(_ hook: PluginHook, _ name: String) -> Bool { hooks.contains(hook) && obstacle == nil }
     package func begin(_ stage: PluginStage, _ session: PluginSession) throws -> Bool { true }
     package func end(_ stage: PluginStage, _ ending: PluginEnding) throws {}
     package func dump(unixSocket: FileDescriptor, id: UInt32) throws -> Bool { false }
     package func restoreUnixSocket(id: UInt32) throws -> FileDescriptor? { nil }
-    package func dump(file: FileDescriptor, id: UInt32) throws -> Bool { false }
+    package func dump(file: FileDescriptor, id: UInt32, of process: ThreadID) throws -> Bool { false }
     package func restoreFile(id: UInt32) throws -> RestoredByPlugin? { nil }
     package func dump(mount path: String, id: UInt32) throws -> Bool { false }
     package func restoreMount(id: UInt32, path: String, oldRoot: String) throws -> Bool? { nil }
     package func dump(link index: Int32, type: Int32, kind: String) throws -> Bool { false }
     package func claims(mappingOf device: FileDescriptor) throws -> Bool { false }
-    package func update(mappingOf path: String, address: UInt64, offset: UInt64) throws -> UpdatedMapping? { nil }
+    package func update(mappingOf path: String, address: UInt64, offset: UInt64, of process: ThreadID) throws -> UpdatedMapping? { nil }
     package func pauseDevices(of process: ThreadID) throws {}
     package func checkpointDevices(of process: ThreadID) throws {}
     package func dumpDevicesLate(of process: ThreadID) throws {}
@@ -142,6 +147,9 @@ package final class PluginSession {
     package private(set) var used: [String] = []
     /// Lets one thread of the standing tree run while `body` works, with all signals held back; it stands still again afterwards.
     package var letRun: (_ thread: ThreadID, _ process: ThreadID, _ body: () throws -> Void) throws -> Void = { _, _, body in try body() }
+    /// In a restore: the process, for calls that it must make itself; and the ids of the open files that it will have.
+    package var task: (ThreadID) -> (any RestoredTask)? = { _ in nil }
+    package var files: (ThreadID) -> Set<UInt32> = { _ in [] }
 
     package init(images: FileDescriptor, log: Log, timeout: Int = 10, needed: NeededPlugins? = nil) {
         (self.images, self.log, self.timeout, self.needed) = (images, log, timeout, needed)

@@ -41,6 +41,13 @@ package final class PluginSet {
             remedy: reasons.isEmpty ? "name the directory of \(missing[0]).so with --libdir" : nil)
     }
 
+    /// What else would keep a restore from succeeding, as far as the needed ones can tell.
+    package func check(_ inventory: InventoryEntry, _ images: FileDescriptor) throws {
+        try check(inventory)
+        guard case .these(let names) = inventory.neededPlugins, !inventory.stasis.checkOnly else { return }
+        for plugin in plugins where names.contains(plugin.name) { try about("restore with") { try plugin.check(images) } }
+    }
+
     /// Before anything of the tree is touched.
     package func begin(_ stage: PluginStage, _ session: PluginSession) throws {
         (self.stage, self.session) = (stage, session)
@@ -80,7 +87,7 @@ package final class PluginSet {
 
     package func dump(unixSocket: FileDescriptor, id: UInt32) throws -> Bool { try claims(.dumpUnixSocket) { try $0.dump(unixSocket: unixSocket, id: id) } }
     package func restoreUnixSocket(id: UInt32) throws -> FileDescriptor? { try first(.restoreUnixSocket) { try $0.restoreUnixSocket(id: id) } }
-    package func dump(file: FileDescriptor, id: UInt32) throws -> Bool { try claims(.dumpFile) { try $0.dump(file: file, id: id) } }
+    package func dump(file: FileDescriptor, id: UInt32, of process: ThreadID) throws -> Bool { try claims(.dumpFile) { try $0.dump(file: file, id: id, of: process) } }
     package func restoreFile(id: UInt32) throws -> RestoredByPlugin? { try first(.restoreFile) { try $0.restoreFile(id: id) } }
     package func dump(mount path: String, id: UInt32) throws -> Bool { try claims(.dumpMount) { try $0.dump(mount: path, id: id) } }
     package func restoreMount(id: UInt32, path: String, oldRoot: String) throws -> Bool? {
@@ -88,8 +95,8 @@ package final class PluginSet {
     }
     package func dump(link index: Int32, type: Int32, kind: String) throws -> Bool { try claims(.dumpLink) { try $0.dump(link: index, type: type, kind: kind) } }
     package func claims(mappingOf device: FileDescriptor) throws -> Bool { try claims(.claimMapping) { try $0.claims(mappingOf: device) } }
-    package func update(mappingOf path: String, address: UInt64, offset: UInt64) throws -> UpdatedMapping? {
-        try first(.updateMapping) { try $0.update(mappingOf: path, address: address, offset: offset) }
+    package func update(mappingOf path: String, address: UInt64, offset: UInt64, of process: ThreadID) throws -> UpdatedMapping? {
+        try first(.updateMapping) { try $0.update(mappingOf: path, address: address, offset: offset, of: process) }
     }
 
     // MARK: devices

@@ -1,0 +1,158 @@
+import Foundation
+import Glibc
+import Testing
+
+/// AMD GPUs, with a stand-in for the kernel's drivers (Tests/Plugins/simulated_kfd.c).
+@Suite("AMD GPUs", .serialized) final class AMDGPUTests {
+    private let directory = NSTemporaryDirectory() + "stasis-amdgpu-\(UUID().uuidString.prefix(8))"
+
+    init() throws { try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true) }
+    deinit { try? FileManager.default.removeItem(atPath: directory) }
+
+    private static let plugins = URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent().path + "/Plugins"
+
+    /// Has a child that inherited everything, /dev/kfd, a second GPU's render node, and a mapping of the first one's memory.
+    private static let program = """
+        import ctypes, os, time
+        k = os.open('/dev/kfd', os.O_RDWR); os.dup(k)
+        r = os.open('/dev/dri/renderD128', os.O_RDWR)
+        L = ctypes.CDLL(None); L.mmap.restype = ctypes.c_void_p; L.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+        L.mmap(None, 8192, 3, 2, r, 0x100003000); os.close(r)
+        os.open('/dev/dri/renderD129', os.O_RDWR)
+        if os.fork() == 0: time.sleep(1000)
+        open('ready', 'w'); time.sleep(1000)
+
+        """
+
+    /// Runs lines of bash(1) on a machine with two GPUs: $S is stasis, $P the program; `simulate` runs a command on the drivers, whose state is in the file `state`.
+    private func shell(_ lines: String, program: String = AMDGPUTests.program, within seconds: Double = 60) throws -> Command.Result {
+        try program.write(toFile: directory + "/program.py", atomically: false, encoding: .utf8)
+        let head = """
+            set -u; S=\(Binaries.stasis); T=\(Self.plugins); cd \(directory)
+            for n in $(ls /proc/$$/fd); do [ $n -gt 2 -a $n -ne 255 ] && eval "exec $n>&-"; done
+            cc -Wall -I$T $T/simulated_kfd.c -o simulated_kfd || exit 1
+            . $T/gpu-machine; rm -f ready; node 0; node 1 4369 128; node 2 8738 129 simd_count=128
+            setsid python3 program.py < /dev/null > out 2>&1 & P=$!; disown $P
+            for i in $(seq 500); do [ -e ready ] && break; sleep 0.02; done; cat out
+            simulate() { ./simulated_kfd state "$@" < /dev/null; }
+            gone() { for i in $(seq 300); do [ -e /proc/$P ] || break; sleep 0.01; done; }
+            export SIMULATED_KFD_LOG=$PWD/log; : > log; rm -rf d; mkdir d
+            cat > state << END
+            gpu 4369 128
+            gpu 8738 129
+            process $P running
+            device 4369 4369
+            device 8738 8738
+            buffer 4369 7f0000000000 8192 100000000 80000001 1 00112233445566
+            buffer 4369 7f0000100000 5001216 100002000 80000002 2 c0ffee
+            buffer 8738 7f0000200000 8192 c000888000000000 8 3 00
+            buffer 8738 7f0000300000 65536 100000000 80000004 4 00
+            object queue7
+            object event1
+            END
+            sed 's/ '$P' / P /' state > before
+
+            """
+        try (head + lines + "\n").write(toFile: directory + "/script", atomically: false, encoding: .utf8)
+        return try Command("/usr/bin/unshare", ["-m", "-i", "-pf", "--mount-proc", "--kill-child", "/bin/bash", directory + "/script"], in: directory).run(within: seconds)
+    }
+
+    @Test("on another machine everything is there again: buffers with content at the ids that the process knows, queues, mappings, render nodes") func moved() throws {
+        let result = try shell("""
+            simulate $S dump -t $P -D d -R || echo DUMP-FAILED
+            sed 's/ '$P' / P /' state | cmp - before && echo "the tree ran on as it was"; rm -r d; mkdir d; : > log
+            simulate $S dump -t $P -D d || echo DUMP-FAILED
+            gone; grep -c fault log; ls d | grep amdgpu | xargs; $S verify d > /dev/null || echo VERIFY-FAILED
+            no_nodes; node 0; node 3 17476 130 simd_count=128; node 4 13107 128
+            printf 'gpu 17476 130\\ngpu 13107 128\\n' > state; : > log
+            cat > inside << END
+            $S restore -d -D d || echo RESTORE-FAILED
+            grep -o '[0-9a-f]* [^ ]* [0-9]* */dev/dri.*' /proc/$P/maps | sed 's/ [^/]*/ /'; ls -l /proc/$P/fd | grep -o '/dev/[dk][fr].*' | xargs; ls -l /proc/$P/fd | grep -c dmabuf
+            END
+            simulate bash inside; grep -c fault log; sed "s/ $P / P /" state
+            """)
+        #expect(result.output == """
+            the tree ran on as it was
+            0
+            amdgpu-kfd-3.img amdgpu-pages-3-1111.img amdgpu-pages-3-2222.img amdgpu-renderD-4.img
+            200003000 /dev/dri/renderD128
+            /dev/kfd /dev/kfd /dev/dri/renderD130
+            0
+            0
+            gpu 17476 130
+            gpu 13107 128
+            process P running
+            device 4369 13107
+            device 8738 17476
+            buffer 4369 7f0000000000 8192 200000000 80000001 1 00112233445566
+            buffer 4369 7f0000100000 5001216 200002000 80000002 2 c0ffee
+            buffer 8738 7f0000200000 8192 d111000000000000 8 3 00
+            buffer 8738 7f0000300000 65536 0 80000004 4 00
+            object queue7
+            object event1
+
+            """, "\(result)")
+    }
+
+    @Test("a call that fails costs a dump, never the tree: its queues run on") func dumpFails() throws {
+        let calls = ["PROCESS_INFO", "CHECKPOINT", "GEM_VA", "PRIME_FD_TO_HANDLE", "CS"]
+        let result = try shell("""
+            for call in \(calls.joined(separator: " ")); do
+                SIMULATED_KFD_FAIL=$call simulate $S dump -t $P -D d -v0 --json | grep -o 'plugin amdgpu_plugin[^"]*EIO' | head -1 | grep -o "$call" || echo "$call: no such error"
+                sed 's/ '$P' / P /' state | cmp - before; ls d
+            done
+            for call in CHECKPOINT CS; do
+                SIMULATED_KFD_KILL=$call simulate bash -c "$S dump -t $P -D d -v0; sleep 0.1; [ -e d/inventory.img ]" && echo "$call: images"; sed 's/ '$P' / P /' state | cmp - before; rm -rf d; mkdir d
+            done
+            mount -t tmpfs -o size=2m small d; simulate $S dump -t $P -D d -v0 --json | grep -o "can.t save the [0-9]* bytes.*ENOSPC" | cut -d" " -f1-5; sed 's/ '$P' / P /' state | cmp - before; ls d
+            """)
+        #expect(result.output == calls.map { $0 + "\n" }.joined() + "can't save the 5001216 bytes\n", "\(result)")
+    }
+
+    @Test("a call that fails in a restore leaves nothing half made") func restoreFails() throws {
+        let calls = ["RESTORE", "PRIME_FD_TO_HANDLE", "CS", "RESUME"]
+        let result = try shell("""
+            simulate $S dump -t $P -D d || echo DUMP-FAILED; gone
+            for call in \(calls.joined(separator: " ")); do
+                printf 'gpu 4369 128\\ngpu 8738 129\\n' > state
+                SIMULATED_KFD_FAIL=$call simulate $S restore -d -D d -v0 --json | grep -o 'plugin amdgpu_plugin[^"]*EIO' | head -1 | grep -o "$call" || echo "$call: no such error"
+                [ -e /proc/$P ] && echo "$call: something is left"
+            done
+            for image in d/amdgpu-pages-3-1111.img; do cp $image saved; truncate -s 5 $image; simulate $S restore -d -D d -v0 --json | grep -c 'is damaged: it is cut short'; cp saved $image; done
+            simulate bash -c "$S restore -d -D d && kill -0 $P && echo well"
+            """)
+        #expect(result.output == calls.map { $0 + "\n" }.joined() + "1\nwell\n", "\(result)")
+    }
+
+    @Test("both sides tell before they act") func checks() throws {
+        let result = try shell("""
+            simulate $S dump --check-only -t $P -D d > /dev/null && echo "dump: well"; sort -u log | xargs; rm -r d; mkdir d; : > log
+            $S explain -t $P | grep -c '^plugin *amdgpu_plugin may save'
+            simulate $S dump -t $P -D d || echo DUMP-FAILED; gone
+            no_nodes; node 0; node 1 4369 128 fw_version=400; node 2 8738 129 simd_count=128; : > log
+            printf 'gpu 4369 128\\ngpu 8738 129\\n' > state
+            simulate $S restore --check-only -D d | grep -o 'no GPU here.*'; simulate $S restore -d -D d -v0 --json | grep -o 'no GPU here[^"]*' | head -1; cat log
+            KFD_FW_VER_CHECK=0 simulate $S restore --check-only -D d > /dev/null && echo "restore: well"; cat log
+            rm /dev/kfd; $S restore --check-only -D d | grep -o 'the dump used.*'
+            """)
+        let refusal = "no GPU here can take the place of the dump's GPU 0x1111: GPU 0x1111 has fw_version 400, less than 469 (KFD_FW_VER_CHECK=0 lets it pass); GPU 0x2222 has simd_count 128, not 256\n"
+        #expect(result.output == """
+            dump: well
+            GET_VERSION 0 open /dev/kfd
+            2
+            \(refusal)\(refusal)restore: well
+            the dump used the plugin amdgpu_plugin, which is not here (this machine has no /dev/kfd, the device of AMD's compute driver)
+
+            """, "\(result)")
+    }
+
+    @Test("what the driver does not give out is refused with the reason, and a tree without GPUs does not hear of them") func others() throws {
+        let graphics = try shell("simulate $S dump -t $P -D d -v0 --json | grep -o 'which does not use /dev/kfd[^\"]*' | head -1; cat log; ls d", program: """
+            import os, time
+            os.open('/dev/dri/renderD129', os.O_RDWR); open('ready', 'w'); time.sleep(1000)
+            """)
+        #expect(graphics.output == "which does not use /dev/kfd: the kernel gives out memory for computing, not for graphics\n", "\(graphics)")
+        let none = try shell("simulate $S dump -t $P -D d || echo DUMP-FAILED; gone; simulate bash -c \"$S restore -d -D d && kill -0 $P && echo well\"; cat log; ls d | grep amdgpu", program: "import time; open('ready', 'w'); time.sleep(1000)")
+        #expect(none.output == "well\n", "\(none)")
+    }
+}
