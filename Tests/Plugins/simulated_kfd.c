@@ -165,8 +165,9 @@ static int give(uint64_t id, int fd) {
 }
 
 static bool fails(const char *name) {
-    if (killing && strcmp(name, killing) == 0) kill(caller_group, SIGKILL);
-    return failing && strcmp(name, failing) == 0;
+    bool kills = killing && strcmp(name, killing) == 0;
+    if (kills) kill(caller_group, SIGKILL);
+    return kills || (failing && strcmp(name, failing) == 0);
 }
 
 // amdkfd.
