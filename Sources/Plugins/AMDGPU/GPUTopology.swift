@@ -57,7 +57,6 @@ struct GPUTopology: Equatable {
             (entry.type, entry.nodeToID) = (UInt32(truncatingIfNeeded: link["type"] ?? 0), UInt32(truncatingIfNeeded: link["node_to"] ?? 0))
             return entry
         }.sorted { $0.nodeToID < $1.nodeToID }
-        node.ioLinksCount = node.isGPU ? UInt32(node.iolinks.count) : 0
         return node
     }
     private static func numbers(_ text: String) -> [String: UInt64] {
@@ -69,7 +68,7 @@ struct GPUTopology: Equatable {
 
     /// Lines of `properties` and the images' fields of the same names.
     private static var fields: [(String, WritableKeyPath<KfdDeviceEntry, UInt32>)] { [
-        ("cpu_cores_count", \.cpuCoresCount), ("simd_count", \.simdCount), ("mem_banks_count", \.memBanksCount), ("caches_count", \.cachesCount),
+        ("cpu_cores_count", \.cpuCoresCount), ("simd_count", \.simdCount), ("mem_banks_count", \.memBanksCount), ("caches_count", \.cachesCount), ("io_links_count", \.ioLinksCount),
         ("max_waves_per_simd", \.maxWavesPerSimd), ("lds_size_in_kb", \.ldsSizeInKb), ("gds_size_in_kb", \.gdsSizeInKb), ("num_gws", \.numGws),
         ("wave_front_size", \.waveFrontSize), ("array_count", \.arrayCount), ("simd_arrays_per_engine", \.simdArraysPerEngine), ("cu_per_simd_array", \.cuPerSimdArray),
         ("simd_per_cu", \.simdPerCu), ("max_slots_scratch_cu", \.maxSlotsScratchCu), ("vendor_id", \.vendorID), ("device_id", \.deviceID), ("domain", \.domain),
