@@ -75,6 +75,9 @@ package final class LazyPages {
     private var guardian: Guardian?
     /// Pages given where they were touched, and behind.
     package private(set) var faulted: UInt64 = 0, transferred: UInt64 = 0
+    /// Pages that are given at once behind what is waited for: few while processes touch their memory, for who touches a page meanwhile waits for all of them.
+    private var share = LazyPages.mostBehind
+    private static let fewestBehind = 4, mostBehind = 128
     /// Which pages of a task are given first when nobody waits for others, in this order.
     var first: (_ task: UInt32) -> [Range<UInt64>] = { _ in [] }
     /// The pages that were waited for, in their order, by their addresses in the images.
@@ -156,12 +159,14 @@ package final class LazyPages {
 
     // MARK: giving pages
 
-    /// A page that somebody waits for, and some behind it.
+    /// A page that somebody waits for, and next some behind it.
     private func give(_ client: Client, at address: UInt64) throws {
+        share = Self.fewestBehind
         guard let run = client.run(at: address) else { return try fill(client, zeros: address..<(address + 4096)) }
         let wanted = run.clamped(to: address..<min(run.range.upperBound, address + 16 * 4096))
-        try give(client, wanted)
+        try give(client, source.isNear ? wanted.clamped(to: address..<(address + 4096)) : wanted)
         faulted += 1
+        if source.isNear, wanted.range.count > 4096, run.source == run.range.lowerBound { client.first.append((wanted.source + 4096)..<(wanted.source + UInt64(wanted.range.count))) }
         if faulted <= WorkingSet.most { touched[client.task, default: []].append(wanted.source..<(wanted.source + UInt64(wanted.range.count))) }
     }
 
@@ -174,8 +179,9 @@ package final class LazyPages {
                 continue
             }
             guard let run = client.runs.first else { continue }
-            try give(client, run.clamped(to: run.range.lowerBound..<min(run.range.upperBound, run.range.lowerBound + 128 * 4096)))
+            try give(client, run.clamped(to: run.range.lowerBound..<min(run.range.upperBound, run.range.lowerBound + UInt64(share) * 4096)))
         }
+        share = min(share * 2, Self.mostBehind)
     }
 
     private func give(_ client: Client, _ run: Run) throws {

@@ -7,10 +7,14 @@ package import Linux
 package protocol PageSource: AnyObject {
     /// Reads pages from the beginning of `range` into `buffer`, as many as are at hand in one piece, and at most its capacity. Returns bytes.
     func read(_ range: Range<UInt64>, of task: UInt32, into buffer: PageBuffer) throws -> Int
+    /// Whether nobody has to be asked for them: then one page at a time costs little more than several.
+    var isNear: Bool { get }
 }
+extension PageSource { package var isNear: Bool { false } }
 
 /// Pages in the images of a directory and its parents.
 package final class ImagePageSource: PageSource {
+    package var isNear: Bool { true }
     private let chain: PageChain
     private var known: [UInt32: PageImage] = [:]
     /// Has the region that was decompressed last.

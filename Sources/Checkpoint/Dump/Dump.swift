@@ -120,7 +120,7 @@ package enum Dump {
             }
             let ended = Clock.monotonic()
             if ending != .kill { incremental.finish(succeeded: true) }
-            if !request.settings.snapshots { result.statistics.frozenTime = UInt32(truncatingIfNeeded: (ended - tree.began) / 1000) }
+            if !request.settings.snapshots { result.statistics.frozenTime = UInt32(truncatingIfNeeded: ((tree.killed ?? ended) - tree.began) / 1000) }
             result.totalMicroseconds = (ended - began) / 1000
             try writeStatistics(result.statistics, to: request.work)
             return result
