@@ -27,7 +27,7 @@ final class LaterMemory {
         listener = try LazyPagesListener(in: images)
         taker = source.map(MemoryTaker.init)
         thread.run { [listener, taker] in
-            try listener.serve(images, remote: taker, verifies: false, log)
+            try listener.serve(images, remote: taker, ahead: true, verifies: false, log)
         }
     }
 

@@ -38,7 +38,8 @@ package enum BackgroundLoad {
             let connection = PageConnection(starter)
             let secrets = try ImageSecrets(bytes: connection.expect(Int(try connection.expect(4).word(UInt32.self, at: 0))))
             let chain = try PageChain(try ImageDirectory(images, secrets), verifies: message.bytes == [1])
-            let daemon = LazyPages(ImagePageSource(chain), missing: { try LazyPagesListener.missing($0, chain) }, log)
+            let pages = ImagePageSource(chain)
+            let daemon = LazyPages(pages, missing: { try LazyPagesListener.missing($0, chain, pages) }, log)
             daemon.first = { WorkingSet.read(of: $0, in: chain.directories[0]) }
             try daemon.serve(starter)
             log.info("\(daemon.transferred) pages given, \(daemon.faulted) of them waited for")

@@ -27,19 +27,30 @@ package final class LazyPagesListener: Sendable {
     /// - Parameters:
     ///   - secrets: open encrypted images.
     ///   - remote: where the pages are that the images lack; nil: nowhere else.
+    ///   - ahead: whether the images are there already, and are looked into before the restore comes.
     ///   - verifies: whether pages are held against their checksums.
-    package func serve(_ images: FileDescriptor, _ secrets: ImageSecrets = .none, remote: (any RemotePages)? = nil, verifies: Bool, _ log: Log) throws {
+    package func serve(_ images: FileDescriptor, _ secrets: ImageSecrets = .none, remote: (any RemotePages)? = nil, ahead: Bool = false, verifies: Bool, _ log: Log) throws {
+        func open() throws -> (PageChain, ImagePageSource) {
+            let chain = try PageChain(try ImageDirectory(images, secrets), verifies: verifies)
+            return (chain, ImagePageSource(chain))
+        }
+        var opened = ahead ? try? open() : nil
+        if let opened {
+            for name in try Files.names(in: ".", at: images.number) where name.hasPrefix("pagemap-") && name.hasSuffix(".img") {
+                if let task = UInt32(name.dropFirst(8).dropLast(4)) { _ = try? opened.1.image(of: task) }
+            }
+        }
         let restorer = try socket.accept()
-        let chain = try PageChain(try ImageDirectory(images, secrets), verifies: verifies)
-        let local = ImagePageSource(chain)
-        let daemon = LazyPages(remote.map { CombinedPageSource(local, $0) } ?? local, missing: { try Self.missing($0, chain) }, log)
+        if opened == nil { opened = try open() }
+        let (chain, local) = opened!
+        let daemon = LazyPages(remote.map { CombinedPageSource(local, $0) } ?? local, missing: { try Self.missing($0, chain, local) }, log)
         try daemon.serve(restorer)
         log.info("\(daemon.transferred) pages given, \(daemon.faulted) of them waited for")
     }
 
     /// What a restore leaves out.
-    static func missing(_ task: UInt32, _ chain: PageChain) throws -> [Range<UInt64>] {
-        try PageImage(chain, .pagemap, task).later(in: chain.directories[0].single(.mm, task).vmas)
+    static func missing(_ task: UInt32, _ chain: PageChain, _ pages: ImagePageSource) throws -> [Range<UInt64>] {
+        try pages.image(of: task).later(in: chain.directories[0].single(.mm, task).vmas)
     }
 }
 
@@ -47,7 +58,8 @@ extension PageImage {
     /// Pages that may come later: those of memory without a file that is neither locked nor of huge pages. Ascending, like the mappings.
     package func later(in mappings: [VmaEntry]) -> [Range<UInt64>] {
         var lazy = [Range<UInt64>]()
-        for range in (mayBeLazy + elsewhere).sorted(by: { $0.lowerBound < $1.lowerBound }) {
+        var here = mayBeLazy[...], there = elsewhere[...]
+        while let range = here.isEmpty || there.first.map({ $0.lowerBound < here.first!.lowerBound }) == true ? there.popFirst() : here.popFirst() {
             if let last = lazy.last, last.upperBound == range.lowerBound { lazy[lazy.count - 1] = last.lowerBound..<range.upperBound } else { lazy.append(range) }
         }
         return MemoryTracker.common(lazy, mappings.filter(\.canBeLazy).map { $0.start..<$0.end })

@@ -95,8 +95,14 @@ package final class MemoryTracker {
 
     /// What both lists, ascending, have.
     package static func common(_ some: [Range<UInt64>], _ others: [Range<UInt64>]) -> [Range<UInt64>] {
+        guard let first = some.first?.lowerBound else { return [] }
         var found = [Range<UInt64>]()
-        var i = 0, j = 0
+        var i = 0, j = 0, end = others.count
+        // A few of them are looked up among a hundred thousand.
+        while j < end {
+            let middle = (j + end) / 2
+            if others[middle].upperBound <= first { j = middle + 1 } else { end = middle }
+        }
         while i < some.count, j < others.count {
             let part = max(some[i].lowerBound, others[j].lowerBound)..<max(max(some[i].lowerBound, others[j].lowerBound), min(some[i].upperBound, others[j].upperBound))
             if !part.isEmpty { found.append(part) }

@@ -35,7 +35,15 @@ package struct PageCopier {
             if next < runs.count { from = runs[next].range.lowerBound }
         }
         while next < runs.count {
-            let got = try read((next..<runs.count).lazy.filter { runs[$0].hasContent }.map(rest))
+            var wanted = [Range<UInt64>](), index = next, bytes = 0
+            while index < runs.count, bytes < PageBuffer.capacity, wanted.count < Self.most {
+                if runs[index].hasContent {
+                    wanted.append(rest(of: index))
+                    bytes += wanted[wanted.count - 1].count
+                }
+                index += 1
+            }
+            let got = try read(wanted)
             var some = [PageRuns.Run](), left = got
             while next < runs.count, left > 0 || !runs[next].hasContent {
                 var run = runs[next]
@@ -55,10 +63,13 @@ package struct PageCopier {
         }
     }
 
+    /// As many pieces as one call takes.
+    private static let most = 1024
+
     /// As many of the pages as one call takes, from the first on; none when that can't be read.
-    private func read(_ ranges: some Sequence<Range<UInt64>>) throws -> Int {
+    private func read(_ ranges: [Range<UInt64>]) throws -> Int {
         let got = buffer.read(ranges, of: process)
-        guard got == 0, let memory, let first = ranges.first(where: { _ in true }) else { return got }
+        guard got == 0, let memory, let first = ranges.first else { return got }
         let inspected = buffer.inspect(first.lowerBound..<(first.lowerBound + 4096), memory)
         if inspected < 4096 { buffer.clear(0) }
         return buffer.count
