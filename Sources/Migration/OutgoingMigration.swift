@@ -170,8 +170,8 @@ public final class OutgoingMigration {
             switch answer {
             case .running, .whole: return .kill
             case .aborted: throw failed("the connection was cut, and the destination does not let the tree run: it goes on here", remedy: "migrate again")
-            case .lost: unsettled = lost()
-            case .unknown: unsettled = inDoubt()
+            case .lost: unsettled = lost(lock(request.images))
+            case .unknown: unsettled = inDoubt(lock(request.images))
             }
             return .leaveStopped
         }
@@ -223,25 +223,36 @@ public final class OutgoingMigration {
         }
     }
 
-    private func inDoubt() -> CheckpointError {
+    private func inDoubt(_ lock: String?) -> CheckpointError {
         failed(
             "the connection was cut when the destination may have let the tree run, and it can't tell any more: the tree stands still here (SIGSTOP)",
-            remedy: "look there: if task \(root) runs there, end the tree here with kill -KILL; if not, let all of it go on here with kill -CONT")
+            remedy: "look there: if task \(root) runs there, end the tree here with kill -KILL; if not, let all of it go on here with kill -CONT\(unlocking(lock))")
     }
 
     /// Post-copy's price: neither copy has both the memory and the past.
-    private func lost() -> CheckpointError {
+    private func lost(_ lock: String?) -> CheckpointError {
         failed(
             "the connection was cut when the tree ran there and its memory had not all followed: it was ended there, and stands still here (SIGSTOP) as it was when it was frozen",
-            remedy: "let all of it go on here with kill -CONT, if what it has done there may be forgotten; else end it with kill -KILL")
+            remedy: "let all of it go on here with kill -CONT, if what it has done there may be forgotten; else end it with kill -KILL\(unlocking(lock))")
+    }
+
+    /// The packets of a tree that stands still here stay held back: its peers may be talking to the other one, and are to hear of neither its silence nor its end.
+    private func unlocking(_ lock: String?) -> String {
+        lock.map { "; its TCP connections are locked here: lift that with stasis network-unlock \($0), before kill -CONT or after kill -KILL" } ?? ""
+    }
+
+    /// The lock that a dump leaves.
+    private func lock(_ images: FileDescriptor) -> String? {
+        guard let inventory = try? ImageDirectory(images).inventory(), inventory.networkLockMethod == 1 else { return nil }
+        return NetworkLockName.of(inventory.dumpCriuRunID)
     }
 
     /// The lock that a dump leaves for its restore on the same machine: ours is elsewhere.
     private func liftLock(_ images: FileDescriptor) {
-        guard let inventory = try? ImageDirectory(images).inventory(), inventory.networkLockMethod == 1 else { return }
+        guard let name = lock(images) else { return }
         do {
             try hook("network-unlock", images)
-            try ConnectionLock.lift(NetworkLockName.of(inventory.dumpCriuRunID))
+            try ConnectionLock.lift(name)
         } catch { log.warn("the lock of the tree's TCP connections stays here: \(error)") }
     }
 }

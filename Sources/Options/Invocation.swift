@@ -69,6 +69,9 @@ package enum Invocation: Sendable, Equatable {
             operands = []
         }
         if command == .verify, !operands.isEmpty { options.imagesDirectory = operands.removeFirst() }
+        if command == .networkUnlock, !operands.isEmpty { options.lockName = operands.removeFirst() }
+        // None of a migration's images lies on a disk without -D: what a configuration file says of images is for other commands.
+        if [.migrate, .receive].contains(command), !isGiven("encrypt"), options.imagesDirectory == "." { options.encryptionRecipients = [] }
         guard operands.isEmpty else {
             throw .usage("too many words for \(command.rawValue): \(operands.map { "\"\($0)\"" }.joined(separator: " "))")
         }
@@ -116,15 +119,15 @@ extension Options {
         if [.dump, .preDump, .lazyPages].contains(command), sendsToPageServer, pageServerSocket == nil, port ?? 0 == 0 {
             throw .usage("--page-server needs to know where it is", try: "--address ADDR --port N, or --ps-socket FD")
         }
-        if [.dump, .preDump].contains(command), sendsToPageServer, compression != nil { throw .usage("--compress and --page-server exclude each other: the server keeps pages as they come") }
+        if [.dump, .preDump].contains(command), sendsToPageServer, compression != nil { throw .usage("--compress and --page-server exclude each other: the server writes the pages", try: "page-server --compress METHOD there") }
         if directIO, compression != nil { throw .usage("--direct-io and --compress exclude each other: what is compressed is of any size, direct I/O is of whole pages") }
         if !encryptionRecipients.isEmpty {
-            if [.migrate, .receive].contains(command) { throw .usage("--encrypt is for images that stay; those of a migration go over its connection", try: "--tls, --tls-psk, or --to ssh://HOST") }
+            if [.migrate, .receive].contains(command) { throw .usage("--encrypt is for images that stay; those of a migration are gone with it, and lie in memory without -D", try: "receive without -D, and for the connection --tls, --tls-psk, or --to ssh://HOST") }
             if directIO { throw .usage("--direct-io and --encrypt exclude each other: what is encrypted is not of whole pages") }
             if [.dump, .preDump].contains(command), pluginDirectory != nil { throw .usage("--encrypt and --libdir exclude each other: plugins write images of their own, readable for everybody", try: "without --libdir and $CRIU_LIBS_DIR") }
         }
-        if directIO, sendsToPageServer { throw .usage("--direct-io and --page-server exclude each other: the server writes the pages") }
-        if command == .dump, lazyPages, sendsToPageServer { throw .usage("--lazy-pages and --page-server exclude each other", try: "dump --lazy-pages --port N") }
+        if directIO, sendsToPageServer { throw .usage("--direct-io and --page-server exclude each other: the server writes the pages", try: "page-server --direct-io there") }
+        if command == .dump, lazyPages, sendsToPageServer { throw .usage("--lazy-pages and --page-server exclude each other", try: "dump --lazy-pages --port N, and lazy-pages --page-server there") }
         if command == .dump, leaveRunning, leaveStopped { throw .usage("--leave-running and --leave-stopped exclude each other") }
         if command == .dump, snapshot {
             if leaveStopped { throw .usage("--snapshot and --leave-stopped exclude each other: a snapshot lets the tree run on") }

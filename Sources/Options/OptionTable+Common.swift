@@ -68,12 +68,12 @@ extension OptionTable {
             $0.checkOnly = $1.isOn
         },
         OptionRow("digest", .dump, .own, "keep the SHA-256 of programs and libraries, so that a restore sees every change of them") { $0.digest = $1.isOn },
-        OptionRow("compress", taking: .required("METHOD"), [.dump, .preDump], .own, "compress pages: zstd, zstd:LEVEL or lz4; CRIU can't read such images, every command of ours can") {
+        OptionRow("compress", taking: .required("METHOD"), [.dump, .preDump, .pageServer], .own, "compress pages: zstd, zstd:LEVEL or lz4; CRIU can't read such images, every command of ours can") {
             (options, value) throws(OptionError) in
             guard let method = Compression(value.text) else { throw .usage("--compress \"\(value.text)\": no such method, or level", try: "--compress zstd, --compress zstd:9, --compress lz4") }
             options.compression = method
         },
-        OptionRow("direct-io", [.dump, .preDump], .own, "write pages past the page cache (O_DIRECT): for images on a disk that are not restored soon") { $0.directIO = $1.isOn },
+        OptionRow("direct-io", [.dump, .preDump, .pageServer], .own, "write pages past the page cache (O_DIRECT): for images on a disk that are not restored soon") { $0.directIO = $1.isOn },
         OptionRow("encrypt", taking: .required("FILE"), [.dump, .preDump, .pageServer], .own, "encrypt images for who has the private key of the certificate in FILE, or the key in FILE; repeatable") {
             $0.encryptionRecipients.append($1.text)
         },

@@ -122,6 +122,8 @@ package struct Options: Sendable, Equatable {
     package var address: String?
     package var port: UInt16?
     package var pageServerSocket: Int32?
+    /// Of `network-unlock`: the lock to be lifted.
+    package var lockName: String?
     package var tls = false
     package var tlsCACertificate: String?
     package var tlsRevocationList: String?

@@ -9,6 +9,7 @@ package import Linux
 package final class PageServer {
     private let connection: PageConnection
     private let images: FileDescriptor
+    private let compression: Compression?, isDirect: Bool
     private let frees: Bool, flushes: Bool, sums: Bool, replaces: Bool
     private let source: (any PageSource)?
     private let log: Log
@@ -54,6 +55,8 @@ package final class PageServer {
     }
 
     /// - Parameters:
+    ///   - compression: how pages are compressed.
+    ///   - directly: whether pages go past the page cache.
     ///   - frees: --auto-dedup: pages that come again are freed in the parent directories.
     ///   - flushes: whether everything is on the disk before the other end is told so.
     ///   - sums: whether pages get checksums.
@@ -62,9 +65,10 @@ package final class PageServer {
     ///   - secrets: open encrypted images, for pages to be freed there.
     ///   - source: where pages that are asked for are; nil: nowhere.
     package init(
-        _ connection: PageConnection, images: FileDescriptor, frees: Bool = false, flushes: Bool = true, sums: Bool = true, replaces: Bool = false, recipients: ImageRecipients = .nobody, secrets: ImageSecrets = .none,
+        _ connection: PageConnection, images: FileDescriptor, compression: Compression? = nil, directly: Bool = false, frees: Bool = false, flushes: Bool = true, sums: Bool = true, replaces: Bool = false, recipients: ImageRecipients = .nobody, secrets: ImageSecrets = .none,
         source: (any PageSource)? = nil, _ log: Log
     ) {
+        (self.compression, isDirect) = (compression, directly)
         (self.recipients, self.secrets) = (recipients, secrets)
         (self.connection, self.images, self.frees, self.flushes, self.sums, self.replaces, self.source, self.log) = (connection, images, frees, flushes, sums, replaces, source, log)
         input = PageInput(connection.input)
@@ -132,7 +136,7 @@ package final class PageServer {
                 names.append(made.keyImage)
                 seal = made
             }
-            let pages = try NewPagesFile(pagesID, pagemap: name, in: images, workers, nil, seal, summed: sums)
+            let pages = try NewPagesFile(pagesID, pagemap: name, in: images, workers, compression, seal, directly: isDirect, summed: sums)
             names += [name, pages.name, ImageFile.pageChecksums.name(pagesID)]
             files[subject] = Incoming(pages, try older(subject))
         }

@@ -25,7 +25,7 @@ enum PageServerCommand {
             }
             let connection = try secure(socket, by: credentials)
             let source = options.lazyPages ? ImagePageSource(try PageChain(try ImageDirectory(session.images, session.secrets), verifies: options.verifies)) : nil
-            try PageServer(connection, images: session.images, frees: options.autoDedup, recipients: session.recipients, secrets: session.secrets, source: source, session.log).serve()
+            try PageServer(connection, images: session.images, compression: options.compression, directly: options.directIO, frees: options.autoDedup, recipients: session.recipients, secrets: session.secrets, source: source, session.log).serve()
             connection.output.sayEnd()
             return 0
         }

@@ -12,11 +12,13 @@ extension EndToEnd {
             }
         }
 
-        @Test("pre-dumps and a dump through a page server") func pageServer() throws {
+        @Test("pre-dumps and a dump through a page server", arguments: [([], "pages-"), (["--compress", "zstd"], "compressed-"), (["--direct-io"], "pages-")] as [([String], String)])
+        func pageServer(options: [String], name: String) throws {
             try run("memory-writer") { run in
                 for last in [false, false, true] {
                     let before = run.onPrevious
-                    let port = try run.startServer(["page-server", "--port", "0"], next: true)
+                    let port = try run.startServer(["page-server", "--port", "0"] + options, next: true)
+                    defer { #expect(exists(run.images + "/\(name)65537.img")) }
                     try run.dump(before + ["--page-server", "--address", "127.0.0.1", "--port", port], command: last ? "dump" : "pre-dump")
                 }
                 try run.restore()

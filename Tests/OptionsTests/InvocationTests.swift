@@ -151,6 +151,21 @@ func refusal(_ words: String..., environment: [String: String] = [:], files: [St
         #expect(try options("dump", "-t1", "--cpu-cap=none", "--no-track-mem", "--no-page-server").cpuCapabilities == nil)
     }
 
+    @Test("a migration's images need no encryption where none of them lies on a disk") func migrationsAreNotSealed() throws {
+        let file = ["seals": "encrypt host.key"]
+        #expect(try options("receive", "--listen", "unix:/s", "--config", "seals", files: file).encryptionRecipients.isEmpty)
+        #expect(try options("dump", "-t", "1", "--config", "seals", files: file).encryptionRecipients == ["host.key"])
+        #expect(refusal("receive", "--listen", "unix:/s", "-D", "d", "--config", "seals", files: file)?.contains("lie in memory without -D") == true)
+        #expect(refusal("migrate", "1", "--to", "unix:/s", "--encrypt", "host.key")?.contains("images that stay") == true)
+    }
+
+    @Test("a dump to a page server says what the server can do in its place") func pagesElsewhere() throws {
+        #expect(refusal("dump", "-t1", "--page-server", "--port", "1", "--compress", "zstd")?.contains("the server writes the pages") == true)
+        #expect(refusal("dump", "-t1", "--page-server", "--port", "1", "--direct-io")?.contains("the server writes the pages") == true)
+        #expect(try options("page-server", "--compress", "lz4").compression != nil)
+        #expect(try options("network-unlock", "CRIU-1").lockName == "CRIU-1")
+    }
+
     @Test("words that mean nothing are refused with what to do") func unknown() {
         #expect(refusal("dump", "--tre3", "1") == "unknown option --tre3")
         #expect(refusal("dump", "-Z") == "unknown option -Z")

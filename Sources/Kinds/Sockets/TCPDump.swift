@@ -50,7 +50,11 @@ package final class TCPDump: DumpState {
             try context.add(file)
         }
         switch context.purpose == .dump ? context.settings.ending : .leaveRunning {
-        case .kill: if keeps { endQuietly(context) }
+        case .kill:
+            if keeps {
+                endQuietly(context)
+                leaveLocked(context)  // should it come to nothing (`Dump.Request.handOver`)
+            }
         case .leaveStopped: if keeps { leaveLocked(context) }
         case .leaveRunning: release(context)
         }
@@ -94,8 +98,11 @@ package final class TCPDump: DumpState {
     private func leaveLocked(_ context: DumpContext) {
         if lock == nil { return }
         context.beforeStop.append { [unowned context] in
-            try CheckpointError.about("lock", .object("the network")) { try self.lock?.leave(as: NetworkLockName.of(context.runID), unlessAlive: nil) }
-            context.log.warn("the tree's TCP connections stay locked until it is restored; where it is to run on: stasis network-unlock -D DIR")
+            let name = NetworkLockName.of(context.runID)
+            try CheckpointError.about("lock", .object("the network")) { try self.lock?.leave(as: name, unlessAlive: nil) }
+            self.lock?.lift()
+            self.lock = nil
+            context.log.warn("the tree's TCP connections stay locked until it is restored; where it is to run on: stasis network-unlock \(name)")
         }
     }
 
