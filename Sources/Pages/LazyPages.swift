@@ -77,7 +77,9 @@ package final class LazyPages {
     package private(set) var faulted: UInt64 = 0, transferred: UInt64 = 0
     /// Pages that are given at once behind what is waited for: few while processes touch their memory, for who touches a page meanwhile waits for all of them.
     private var share = LazyPages.mostBehind
-    private static let fewestBehind = 4, mostBehind = 128
+    private static let mostBehind = 128
+    /// To ask somebody else for four pages takes about as long as to ask for some more.
+    private var fewestBehind: Int { source.isNear ? 4 : 32 }
     /// Which pages of a task are given first when nobody waits for others, in this order.
     var first: (_ task: UInt32) -> [Range<UInt64>] = { _ in [] }
     /// The pages that were waited for, in their order, by their addresses in the images.
@@ -161,7 +163,7 @@ package final class LazyPages {
 
     /// A page that somebody waits for, and next some behind it.
     private func give(_ client: Client, at address: UInt64) throws {
-        share = Self.fewestBehind
+        share = fewestBehind
         guard let run = client.run(at: address) else { return try fill(client, zeros: address..<(address + 4096)) }
         let wanted = run.clamped(to: address..<min(run.range.upperBound, address + 16 * 4096))
         try give(client, source.isNear ? wanted.clamped(to: address..<(address + 4096)) : wanted)
