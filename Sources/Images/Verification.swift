@@ -31,7 +31,7 @@ public final class Verification: Sendable {
     private let workers = Workers()
     private let state = Mutex((findings: Findings(), count: Count()))
     private static let piece: UInt64 = 4 << 20
-    /// So many images, and so many bytes of pages, are looked at without another thread.
+    /// So many images, none of them larger than a small piece, and a small piece of pages are looked at without another thread.
     private static let fewImages = 50, smallPiece = 256 << 10
 
     public init() {}
@@ -40,7 +40,8 @@ public final class Verification: Sendable {
 
     /// Every image that checksums.img names. `level` is the directory's place in a chain, 0 the newest.
     public func add(_ checksums: FileChecksums, of directory: ImageDirectory, level: Int = 0) {
-        run(atOnce: checksums.entries.count <= Self.fewImages) { [self] in
+        let isSmall = checksums.entries.count <= Self.fewImages && checksums.entries.allSatisfy { $0.size <= Self.smallPiece }
+        run(atOnce: isSmall) { [self] in
             for error in checksums.problems(in: directory) { note(error.inParent(level)) }
             state.withLock { $0.count.files += checksums.entries.count }
         }

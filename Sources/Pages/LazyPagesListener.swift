@@ -34,15 +34,14 @@ package final class LazyPagesListener: Sendable {
             let chain = try PageChain(try ImageDirectory(images, secrets), verifies: verifies)
             return (chain, ImagePageSource(chain))
         }
-        var opened = ahead ? try? open() : nil
+        let opened = ahead ? try? open() : nil
         if let opened {
             for name in try Files.names(in: ".", at: images.number) where name.hasPrefix("pagemap-") && name.hasSuffix(".img") {
                 if let task = UInt32(name.dropFirst(8).dropLast(4)) { _ = try? opened.1.image(of: task) }
             }
         }
         let restorer = try socket.accept()
-        if opened == nil { opened = try open() }
-        let (chain, local) = opened!
+        let (chain, local) = try opened ?? open()
         let daemon = LazyPages(remote.map { CombinedPageSource(local, $0) } ?? local, missing: { try Self.missing($0, chain, local) }, log)
         try daemon.serve(restorer)
         log.info("\(daemon.transferred) pages given, \(daemon.faulted) of them waited for")

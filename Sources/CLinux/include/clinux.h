@@ -37,8 +37,9 @@ const char *clinux_error_text(int number);
 int clinux_spawn(int executable, int pid, int sibling, uint64_t flags, int keep);
 
 /// Starts a guardian: a process of ours that waits at `pipe`, a read end. When a byte comes it ends. When the pipe ends instead, we are dead:
-/// then it does one thing with each of its `count` descriptors (sorted by number), which with the pipe are all it holds. Where `reuse` is
-/// NULL they are pidfds, and it sends SIGKILL; else they are sockets, which it takes out of TCP_REPAIR mode and whose SO_REUSEADDR, which that
+/// then it does one thing with each of its `count` descriptors (sorted by number), which with the pipe are all it holds. Where `reuse`
+/// and `paused` are NULL they are pidfds, and it sends SIGKILL; where `paused` is not, they are open /dev/kfd, of the traced tasks it names, whose GPU
+/// queues it lets run (AMDKFD_IOC_CRIU_OP, UNPAUSE); else they are sockets, which it takes out of TCP_REPAIR mode and whose SO_REUSEADDR, which that
 /// mode forgets, it sets to their element of `reuse`. Only system calls, on a stack of its own, in our memory, with every signal blocked.
 /// To be waited for with __WALL (wait4(2)). Returns its pid or minus errno.
 int clinux_guard(int pipe, const int32_t *descriptors, const int32_t *reuse, const int32_t *paused, int count, void *stack, size_t stack_size);
