@@ -71,6 +71,13 @@ extension GraftedTask {
             number += 1
         }
         try setCleanup(closing: free)
+        do throws(SyscallError) { return try take(descriptors) } catch {
+            try? takeBack(free)
+            throw error
+        }
+    }
+
+    private func take(_ descriptors: [FileDescriptor]) throws(SyscallError) -> [Int32] {
         var batch = self.batch()
         let pair = batch.output(8)
         batch.call("socketpair", SYS_socketpair, 1, .init(2 | 0x80000), 0, pair.argument)  // AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC
