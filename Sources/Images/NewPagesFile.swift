@@ -18,9 +18,10 @@ public final class NewPagesFile {
     public var isCopied: Bool { regions != nil || goesDirectly }
     private let goesDirectly: Bool
     private let workers: Workers
-    private let sums = PageSums()
+    /// For whoever has pages before it and makes their checksums.
+    public let sums = PageSums()
     /// Whether anybody will ask for checksums.
-    private let isSummed: Bool
+    public let isSummed: Bool
     private let regions: RegionStore?
     private let seal: ImageSeal?
     /// Of the pagemap, if that is sealed.
@@ -31,8 +32,8 @@ public final class NewPagesFile {
     private let copies = SpareBuffers()
     /// Bytes of pages that `append` was given.
     private var appended: UInt64 = 0
-    /// Up to where somebody makes the checksums.
-    private var claimed: UInt64 = 0
+    /// Up to where somebody makes the checksums, and from where they are made.
+    private var claimed: UInt64 = 0, madeFrom = UInt64.max
     private var changes: [Range<UInt64>] = []
     private static let piece: UInt64 = 4 << 20
     /// Bytes for which a worker is not worth waking.
@@ -70,9 +71,13 @@ public final class NewPagesFile {
     /// These bytes were written once more.
     public func changed(_ range: Range<UInt64>) { changes.append((range.lowerBound & ~4095)..<((range.upperBound + 4095) & ~4095)) }
 
+    /// Of all pages from `offset` on somebody has put the checksums into `sums`.
+    public func isSummed(from offset: UInt64) { madeFrom = offset }
+
     /// All is written.
-    public func isWhole(_ end: UInt64) throws(ImageError) {
+    public func isWhole(_ size: UInt64) throws(ImageError) {
         guard isSummed else { return }
+        let end = min(size, max(madeFrom, claimed))
         grew(to: end)
         let rest = claimed..<end
         if rest.count > Self.little { claim(rest) } else if !rest.isEmpty { try sums.make(rest, file, name) }
@@ -147,11 +152,12 @@ public final class NewPagesFile {
 @available(*, unavailable) extension NewPagesFile: Sendable {}
 
 /// Checksums of pages, which come in any order.
-private final class PageSums: Sendable {
+public final class PageSums: Sendable {
     private let values = Mutex<[UInt32]>([])
-    var all: [UInt32] { values.withLock { $0 } }
+    fileprivate var all: [UInt32] { values.withLock { $0 } }
 
-    func put(_ sums: [UInt32], at offset: UInt64) {
+    /// - Parameter offset: of the first page in the file, or in what it has when it is not compressed.
+    public func put(_ sums: [UInt32], at offset: UInt64) {
         let first = Int(offset / 4096)
         values.withLock { values in
             if values.count < first + sums.count { values += [UInt32](repeating: 0, count: first + sums.count - values.count) }
@@ -160,7 +166,7 @@ private final class PageSums: Sendable {
     }
 
     /// From what a file holds.
-    func make(_ range: Range<UInt64>, _ file: FileDescriptor, _ name: String) throws(ImageError) {
+    fileprivate func make(_ range: Range<UInt64>, _ file: FileDescriptor, _ name: String) throws(ImageError) {
         let sums: [UInt32]
         do throws(SyscallError) { sums = try Checksum.ofPages(of: file, range) } catch { throw ImageError(name, "it can't be read again", error) }
         guard UInt64(sums.count) * 4096 == UInt64(range.count) else { throw ImageError(name, "it is shorter than what was written to it") }

@@ -66,6 +66,9 @@ public final class FileDescriptor: Sendable {
         try Syscall.call("fcntl(\(command))", SYS_fcntl, Int(number), Int(command), argument, on: .fd(number))
     }
 
+    /// ftruncate(2).
+    public func truncate(to size: UInt64) throws(SyscallError) { try Syscall.call("ftruncate", SYS_ftruncate, Int(number), Int(size), on: .fd(number)) }
+
     /// ioctl(2) with a number as argument.
     @discardableResult
     public func ioctl(_ name: @autoclosure () -> String, _ request: UInt, _ argument: Int = 0) throws(SyscallError) -> Int {

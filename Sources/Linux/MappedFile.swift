@@ -32,6 +32,18 @@ import Glibc
         return try FileDescriptor.open("/proc/self/map_files/\(String(address, radix: 16))-\(String(address + count, radix: 16))", O_RDWR)
     }
 
+    /// Where bytes of it are, for a call that takes an address.
+    public func address(of range: Range<UInt64>) -> Range<UInt64> {
+        precondition(range.upperBound <= count)
+        let start = unsafe UInt64(UInt(bitPattern: address))
+        return (start + range.lowerBound)..<(start + range.upperBound)
+    }
+    /// Takes whole pages out of the mapping, not out of the file (madvise(2), MADV_DONTNEED): they count as our memory no more.
+    public func forget(_ range: Range<UInt64>) throws(SyscallError) {
+        let place = address(of: range)
+        try Syscall.call("madvise", SYS_madvise, Int(place.lowerBound), place.count, Int(MADV_DONTNEED))
+    }
+
     public var content: [UInt8] { read(0..<count) }
     public func read(_ range: Range<Int>) -> [UInt8] {
         precondition(range.lowerBound >= 0 && range.upperBound <= count)

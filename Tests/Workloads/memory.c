@@ -344,3 +344,26 @@ WORKLOAD(memory_hugetlb, "hugetlb memory, private and shared (on a machine witho
     check_filled(private, size, 71, "huge private memory");
     check_filled(shared, 2 << 20, 72, "huge shared memory");
 }
+
+WORKLOAD(memory_large, "so much private memory that two write and read it: whole, in single pages between others that are not there, read-only") {
+    size_t size = 20 << 20;
+    char *whole = anonymous(size, PROT_READ | PROT_WRITE, 0), *constant = anonymous(size, PROT_READ | PROT_WRITE, 0);
+    fill(whole, size, 1);
+    fill(constant, size, 2);
+    must(mprotect(constant, size, PROT_READ));
+    enum { places = 8192 };  // every third page stays away
+    char *single = anonymous((size_t)places * page, PROT_READ | PROT_WRITE, 0);
+    for (int i = 0; i < places; i++) {
+        if (i % 3) fill(single + (size_t)i * page, page, 100 + i);
+    }
+    ready();
+    check_filled(whole, size, 1, "one mapping");
+    check_filled(constant, size, 2, "a read-only mapping");
+    static const char zeros[page];
+    for (int i = 0; i < places; i++) {
+        if (i % 3) check_filled(single + (size_t)i * page, page, 100 + i, "a single page");
+        else check(memcmp(single + (size_t)i * page, zeros, page) == 0, "page %d is not zero", i);
+    }
+    fill(whole, size, 3);
+    check_filled(whole, size, 3, "what is written now");
+}

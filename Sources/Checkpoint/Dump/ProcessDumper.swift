@@ -297,15 +297,17 @@ final class ProcessDumper {
     private func write(_ pieces: [PageRuns.Piece], of runs: PageRuns, to pages: NewPagesFile, from source: PageSource) throws {
         var lent: [Int32] = []
         if pieces.reduce(0, { $0 + $1.range.count }) > 16 * 4096, source.mayWrite { lent = (try? source.grafted.lend([pages.file], used: source.used)) ?? [] }
-        var writer = PageWriter(image: pages.file, name: pages.name, process: source.process)
+        var writer = PageWriter(pages, process: source.process)
         let total = UInt64(runs.pages) * 4096, isAll = pieces.count == runs.pieces.count
-        writer.report = { [progress] in
-            progress($0, total)
-            // From the beginning without a gap.
-            if isAll { pages.grew(to: $0) }
+        writer.report = { [progress] beginning, all in
+            progress(all, total)
+            if isAll { pages.grew(to: beginning) }
         }
-        try writer.write(pieces, by: source.grafted, lent: lent.first)
+        let written = Result { try writer.write(pieces, by: source.grafted, lent: lent.first, areAll: isAll) }
+        // Also when there was no room: the task goes on then.
         if !lent.isEmpty { try source.grafted.takeBack(lent) }
+        let ours = try written.get()
+        if ours > 0 { context.log.info("task \(id): \(ours) of \(total) bytes of pages were written beside the task") }
         for piece in pieces.cut(at: source.blanks).inside {
             try pages.file.write([UInt8](repeating: 0, count: piece.range.count), at: Int(piece.offset))
             pages.changed(piece.offset..<(piece.offset + UInt64(piece.range.count)))

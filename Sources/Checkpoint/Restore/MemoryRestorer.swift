@@ -264,23 +264,26 @@ struct MemoryRestorer {
         try calls.flush()
         statistics.pagesRestored += wanted.reduce(0) { $0 + UInt64($1.range.count) / 4096 }
         guard !wanted.isEmpty else { return }
-        // What is compressed is held against its checksums where it is decompressed.
-        verify(wanted.filter { image.files[$0.file].regions == nil })
-        let total = wanted.reduce(0) { $0 + UInt64($1.range.count) }
+        let memory = FillableMemory(plan.fresh, for: wanted, in: process)
+        let feeder = PageFeeder(workers: context.feeders, process: process.pid, owner: owner, fault: memory?.fault)
+        let total = wanted.bytes
         var done: UInt64 = 0
         for (index, pages) in image.files.enumerated() {
             guard let number = files[Self.pagesKey(index)] else { throw CheckpointError("restore", .image(pages.name), "it is missing") }
             let mine = wanted.filter { $0.file == index }
-            if pages.regions != nil {
-                try PageFeeder(workers: context.feeders, process: process.pid, owner: owner).feed(mine, of: pages)
-                done += mine.reduce(0) { $0 + UInt64($1.range.count) }
-                progress(done, total)
-                continue
+            let fed = mine.filter { pages.regions != nil || memory?.contains($0) == true }, read = mine.filter { pages.regions == nil && memory?.contains($0) != true }
+            verify(read)
+            if !fed.isEmpty {
+                try feeder.feed(fed, of: pages)
+                context.log.info("task \(process.pid): \(fed.bytes) bytes of pages were filled in from \(pages.name)")
             }
+            done += fed.bytes
+            progress(done, total)
+            if read.isEmpty { continue }
             var reader = PageReader(process: process.grafted, name: pages.name)
             reader.report = { [progress, done] in progress(done + $0, total) }
-            try reader.read(mine, from: number)
-            done += mine.reduce(0) { $0 + UInt64($1.range.count) }
+            try reader.read(read, from: number)
+            done += read.bytes
         }
     }
 
@@ -393,7 +396,7 @@ struct PageReader {
         // Where no thread can be made any more (pids.max), one reads alone.
         let helper = bytes >= Self.worthHelp ? try? Workspace.makeHelper(of: process) : nil
         if let helper { try? Affinity.set(Affinity.unrestricted, of: helper.task.id) }
-        try transfer.run("preadv", SYS_preadv, on: number, in: [process] + (helper.map { [$0] } ?? []), report: report) { call, result in
+        try transfer.run("preadv", SYS_preadv, on: number, in: [process] + (helper.map { [$0] } ?? []), report: { report($1) }) { call, result in
             if result == Int(call.bytes) { return }
             if result < 0 { throw CheckpointError("restore", .image(name), "its pages can't be read into place: \(Errno(Int32(-result)))", errno: Errno(Int32(-result))) }
             throw CheckpointError("restore", .image(name), "it ended early: \(result) of \(call.bytes) bytes")

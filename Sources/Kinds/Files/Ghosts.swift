@@ -180,7 +180,7 @@ enum GhostFiles {
             return
         }
         guard entry.hasSize, entry.size <= UInt64(Int64.max) else { throw ImageError(reader.name, entry: 0, field: "size", "it is missing or out of range") }
-        try Syscall.call("ftruncate", SYS_ftruncate, Int(file.number), Int(entry.size), on: .fd(file.number))
+        try file.truncate(to: UInt64(entry.size))
         var index = 1
         while let chunk = try reader.next(GhostChunkEntry.self) {
             let (end, overflow) = chunk.off.addingReportingOverflow(chunk.len)

@@ -108,7 +108,7 @@ package enum SharedMemory {
                 total += range.count
             }
             // The last page of a file whose size is not one of pages.
-            try Syscall.call("ftruncate", SYS_ftruncate, Int(image.number), total, on: .fd(image.number))
+            try image.truncate(to: UInt64(total))
             try Syscall.call("fdatasync", SYS_fdatasync, Int(image.number), on: .fd(image.number))
             try pages.isWhole(UInt64(total))
         }
@@ -249,7 +249,7 @@ package enum SharedMemory {
         let isHuge = entry.hasHugetlbFlag && entry.hugetlbFlag & 4 != 0
         let file = entry.name == Memfd.anonymousName ? try anonymous(size, huge: isHuge ? entry.hugetlbFlag : 0) : try memfd(entry, huge: isHuge ? entry.hugetlbFlag : 0)
         let now = try file.status()
-        if now.size != Int64(size) { try Syscall.call("ftruncate", SYS_ftruncate, Int(file.number), size, on: .fd(file.number)) }
+        if now.size != Int64(size) { try file.truncate(to: UInt64(size)) }
         try SegmentImage(shmid: UInt64(entry.shmid), size: entry.size, context)?.fill(file, mapped: isHuge)
         if entry.uid != now.uid || entry.gid != now.gid { try Syscall.call("fchown", SYS_fchown, Int(file.number), Int(entry.uid), Int(entry.gid), on: .fd(file.number)) }
         if entry.hasMode, entry.mode != now.mode { try Syscall.call("fchmod", SYS_fchmod, Int(file.number), Int(entry.mode & 0o7777), on: .fd(file.number)) }
@@ -282,6 +282,8 @@ package struct FileSystemStatus {
     }
     /// The size of its pages, when it is a hugetlbfs (HUGETLBFS_MAGIC, linux/magic.h).
     package var hugePageSize: UInt64? { type == 0x9584_58f6 ? blockSize : nil }
+    /// Whether its files are nowhere but in memory (TMPFS_MAGIC).
+    package var isTmpfs: Bool { type == 0x0102_1994 }
 }
 
 extension FileOwner {

@@ -1,16 +1,21 @@
 import CLinux
 import Glibc
 package import Graft
+import Linux
+import Synchronization
 
 /// Memory and places in a file, as arguments of preadv(2) or pwritev(2): at most 1,024 pieces (IOV_MAX) and `bytesPerCall` a call.
 package struct VectoredTransfer {
     /// Bytes of one batch: small enough to say how it goes, and for checksums to follow closely; big enough not to be noticed (a batch
     /// costs some 10 µs).
     package static let bytesPerBatch: UInt64 = 1 << 26
+    /// Of one beside which somebody else takes calls.
+    private static let bytesPerSharedBatch: UInt64 = 1 << 24
     /// Small enough to be shared out among several tasks.
     private static let bytesPerCall: UInt64 = 1 << 24
-    /// Where pages are populated first: so few that they are still in a cache when they are filled.
-    private static let populatedPerCall: UInt64 = 1 << 22
+    /// Where pages are populated first: so few that they are still in a cache when they are filled. And where somebody else takes calls: so few
+    /// that neither waits long for the other in the end.
+    private static let bytesPerSmallCall: UInt64 = 1 << 22
     /// Bytes of a piece for which a call of its own pays.
     private static let worthPopulating: UInt64 = 1 << 17
 
@@ -18,7 +23,7 @@ package struct VectoredTransfer {
         /// Address and length of each piece, in turn.
         package fileprivate(set) var vector: [UInt64], bytes: UInt64
         package let offset: UInt64
-        fileprivate var pieces: [Range<UInt64>] { stride(from: 0, to: vector.count, by: 2).map { vector[$0]..<(vector[$0] + vector[$0 + 1]) } }
+        var pieces: [Range<UInt64>] { stride(from: 0, to: vector.count, by: 2).map { vector[$0]..<(vector[$0] + vector[$0 + 1]) } }
 
         /// What lies behind the last piece in memory, too, becomes part of it: mappings may touch.
         fileprivate mutating func add(_ piece: Range<UInt64>) {
@@ -33,9 +38,10 @@ package struct VectoredTransfer {
     /// Pieces that follow one another in the file share a call.
     /// - Parameter populates: whether the memory is new and will be written: a fault for each of its pages costs a quarter more than
     ///   MADV_POPULATE_WRITE of many (madvise(2), Linux 5.14; without it they fault).
-    package init(_ pieces: some Sequence<(range: Range<UInt64>, offset: UInt64)>, populates: Bool = false) {
+    /// - Parameter small: whether calls are made small, for others to take some.
+    package init(_ pieces: some Sequence<(range: Range<UInt64>, offset: UInt64)>, populates: Bool = false, small: Bool = false) {
         self.populates = populates
-        let bytesPerCall = populates ? Self.populatedPerCall : Self.bytesPerCall
+        let bytesPerCall = populates || small ? Self.bytesPerSmallCall : Self.bytesPerCall
         for (range, offset) in pieces {
             var range = range, offset = offset
             while !range.isEmpty {
@@ -51,30 +57,60 @@ package struct VectoredTransfer {
     }
 
     /// Runs all calls, shared out among `tasks`, as many a batch as fit, and hands each result (bytes, or minus errno) to `check`.
-    /// - Parameter report: told the bytes done so far after each batch.
+    /// - Parameters:
+    ///   - second: takes calls of pwritev(2) from the end on, meanwhile.
+    ///   - report: told after each batch how many bytes of the beginning are done, and how many of all.
+    /// - Returns: the offset in the file from which on `second` has written.
+    @discardableResult
     package func run(
-        _ name: String, _ number: Int32, on descriptor: Int32, in tasks: [GraftedTask], report: (UInt64) -> Void, check: (Call, _ result: Int) throws -> Void
+        _ name: String, _ number: Int32, on descriptor: Int32, in tasks: [GraftedTask], beside second: SecondWriter? = nil,
+        report: (_ beginning: UInt64, _ all: UInt64) -> Void, check: (Call, _ result: Int) throws -> Void
+    ) throws -> UInt64? {
+        let queue = Queue(calls), worker = Workers(1)
+        defer {
+            queue.close()
+            try? worker.finish()  // no job throws
+        }
+        if let second {
+            worker.run {
+                while let call = queue.takeLast() {
+                    do { try second.write(call.pieces, at: call.offset) } catch { return queue.putBack() }
+                    queue.wroteLast()
+                }
+            }
+        }
+        var done: UInt64 = 0
+        repeat {
+            try runOpen(queue, isShared: second != nil, name, number, descriptor, tasks, &done, report, check)
+            try? worker.finish()
+        } while !queue.isEmpty  // a call that `second` could not do
+        return queue.lastWritten
+    }
+
+    private func runOpen(
+        _ queue: Queue, isShared: Bool, _ name: String, _ number: Int32, _ descriptor: Int32, _ tasks: [GraftedTask], _ done: inout UInt64,
+        _ report: (_ beginning: UInt64, _ all: UInt64) -> Void, _ check: (Call, _ result: Int) throws -> Void
     ) throws {
-        var next = 0, done: UInt64 = 0, left = calls.reduce(0) { $0 + $1.bytes }
-        while next < calls.count {
-            let share = min(Self.bytesPerBatch, left / UInt64(tasks.count))
+        let takers = tasks.count + (isShared ? 1 : 0), mostBytes = isShared ? Self.bytesPerSharedBatch : Self.bytesPerBatch
+        while !queue.isEmpty {
+            let share = min(mostBytes, queue.bytes / UInt64(takers))
             var running = [(task: GraftedTask, batch: Batch, sent: [(sent: Batch.Call, call: Call)])]()
             for task in tasks {
                 var batch = task.batch(), sent = [(sent: Batch.Call, call: Call)]()
                 var bytes: UInt64 = 0
-                while next < calls.count, bytes < max(share, 1), batch.dataRoom > calls[next].vector.count * 8 + 8 {
-                    let call = calls[next], large = populates ? call.pieces.filter { $0.count >= Self.worthPopulating } : []
-                    if batch.room <= large.count { break }
-                    for piece in large { batch.call("madvise(MADV_POPULATE_WRITE)", SYS_madvise, .init(piece.lowerBound), .init(piece.count), 23, mayFail: true) }
+                while bytes < max(share, 1), let call = queue.takeFirst(where: {
+                    batch.dataRoom > $0.vector.count * 8 + 8 && batch.room > (populates ? $0.pieces.count { $0.count >= Self.worthPopulating } : 0)
+                }) {
+                    for piece in call.pieces where populates && piece.count >= Self.worthPopulating {
+                        batch.call("madvise(MADV_POPULATE_WRITE)", SYS_madvise, .init(piece.lowerBound), .init(piece.count), 23, mayFail: true)
+                    }
                     let vector = batch.words(call.vector)
                     sent.append((batch.call(name, number, .init(descriptor), vector.argument, .init(call.vector.count / 2), .init(call.offset), mayFail: true), call))
                     bytes += call.bytes
-                    next += 1
                 }
                 if sent.isEmpty { break }
                 try task.start(&batch)
                 running.append((task, batch, sent))
-                left -= bytes
                 done += bytes
             }
             for part in running {
@@ -82,7 +118,60 @@ package struct VectoredTransfer {
                 try part.task.finish(&batch)
                 for (index, call) in part.sent { try check(call, batch.result(index)) }
             }
-            report(done)
+            report(done, done + queue.bytesWritten)
         }
+    }
+
+    /// Calls that wait for whoever takes them: from the beginning, and from the end.
+    private final class Queue: Sendable {
+        private let calls: [Call]
+        private struct State { var open: Range<Int>, bytes: UInt64, written: UInt64 = 0, lastWritten: UInt64? = nil }
+        private let state: Mutex<State>
+        init(_ calls: [Call]) {
+            self.calls = calls
+            state = Mutex(State(open: calls.indices, bytes: calls.reduce(0) { $0 + $1.bytes }))
+        }
+
+        var isEmpty: Bool { state.withLock { $0.open.isEmpty } }
+        /// Of the calls that wait.
+        var bytes: UInt64 { state.withLock { $0.bytes } }
+        /// Of those from the end that are done, and where the last of them lies.
+        var bytesWritten: UInt64 { state.withLock { $0.written } }
+        var lastWritten: UInt64? { state.withLock { $0.lastWritten } }
+
+        func takeFirst(where fits: (Call) -> Bool) -> Call? {
+            state.withLock { state in
+                guard let first = state.open.first, fits(calls[first]) else { return nil }
+                state.open = (first + 1)..<state.open.upperBound
+                state.bytes -= calls[first].bytes
+                return calls[first]
+            }
+        }
+        func takeLast() -> Call? {
+            state.withLock { state in
+                guard let last = state.open.last else { return nil }
+                state.open = state.open.lowerBound..<last
+                state.bytes -= calls[last].bytes
+                return calls[last]
+            }
+        }
+        /// The last that was taken is done.
+        func wroteLast() {
+            state.withLock { state in
+                let call = calls[state.open.upperBound]
+                state.written += call.bytes
+                state.lastWritten = call.offset
+            }
+        }
+        /// It could not be done.
+        func putBack() {
+            state.withLock { state in
+                let end = state.open.upperBound
+                guard calls.indices.contains(end) else { return }
+                state.open = state.open.lowerBound..<(end + 1)
+                state.bytes += calls[end].bytes
+            }
+        }
+        func close() { state.withLock { $0.open = 0..<0 } }
     }
 }
