@@ -76,6 +76,8 @@ extension ImageSet {
             for (index, device) in net.devices.enumerated() {
                 let place = Place(file: ImageFile<NetDeviceEntry>.netDevices.name(id), entry: index)
                 place.text(device.name, upTo: 15, "name", &findings)  // IFNAMSIZ
+                // It becomes a directory of /proc/sys/net (net/core/dev.c, dev_valid_name).
+                place.expect(!["", ".", ".."].contains(device.name) && !device.name.utf8.contains(UInt8(ascii: "/")), "name", "\"\(device.name)\" is no name of an interface", &findings)
                 place.expect(device.address.count <= 32, "address", "it has \(device.address.count) bytes, 32 are the most", &findings)
             }
         }

@@ -105,16 +105,13 @@ public struct NamespaceImages: Sendable {
         public var messageQueues: [MessageQueueImage]
         public var semaphores: [SemaphoreSetImage]
     }
-    public struct Net: Sendable {
-        public var entry: NetnsEntry
-        public var devices: [NetDeviceEntry]
-    }
     public private(set) var uts: [UInt32: UtsnsEntry] = [:]
     public private(set) var ipc: [UInt32: IPC] = [:]
     public private(set) var user: [UInt32: UsernsEntry] = [:]
     public private(set) var time: [UInt32: TimensEntry] = [:]
     public private(set) var mounts: [UInt32: [MntEntry]] = [:]
-    public private(set) var net: [UInt32: Net] = [:]
+    /// Without those whose images are missing: a tree may be put into another one.
+    public private(set) var net: [UInt32: NetworkImages] = [:]
     /// External ones only; others have no image.
     public private(set) var pid: [UInt32: PidnsEntry] = [:]
 
@@ -132,10 +129,7 @@ public struct NamespaceImages: Sendable {
                     variables: try directory.single(.ipcVariables, ids.ipcNsID), sharedMemory: try directory.sharedMemorySegments(namespace: ids.ipcNsID),
                     messageQueues: try directory.messageQueues(namespace: ids.ipcNsID), semaphores: try directory.semaphores(namespace: ids.ipcNsID))
             }
-            if ids.netNsID != host.netNsID, net[ids.netNsID] == nil {
-                let entry = try directory.single(.netNamespace, ids.netNsID)
-                net[ids.netNsID] = Net(entry: entry, devices: entry.hasExtKey ? [] : try directory.all(.netDevices, ids.netNsID, optional: true))
-            }
+            if ids.netNsID != host.netNsID, net[ids.netNsID] == nil, directory.exists(.netNamespace, ids.netNsID) { net[ids.netNsID] = try NetworkImages(ids.netNsID, directory) }
         }
     }
 }

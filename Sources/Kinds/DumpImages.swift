@@ -63,6 +63,14 @@ package final class DumpImages {
         try writer.finish(sync: false)
     }
 
+    /// An image without entries.
+    package func writeRaw(_ name: String, _ bytes: [UInt8]) throws {
+        guard isKept else { return }
+        let writer = try ImageWriter(directory: directory, name: name, seal)
+        try writer.appendRaw(bytes)
+        try writer.finish(sync: false)
+    }
+
     /// Makes pages-NUMBER.img, compressed-NUMBER.img or sealed-NUMBER.img. The images' end brings its pagemap and checksums.
     package func pagesFile(_ number: UInt32, pagemap: String) throws(ImageError) -> NewPagesFile {
         let file = try NewPagesFile(number, pagemap: pagemap, in: directory, workers, compression, seal, directly: goesDirectly)

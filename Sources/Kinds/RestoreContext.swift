@@ -33,6 +33,10 @@ package final class RestoreContext {
     /// What runs when nothing can fail any more, just before the tasks do.
     package var beforeRun: [() -> Void] = []
     package var plugins = PluginSet()
+    /// The interfaces of the tree's network namespace that was made, by name.
+    package var networkDevices: [String: NetDeviceEntry] = [:]
+    /// The id in the images of the network namespace that the tree was in.
+    package var networkNamespaceID: UInt32 = 2
     /// dump_criu_run_id of the dump.
     package var runID = ""
     private var states: [ObjectIdentifier: AnyObject] = [:]

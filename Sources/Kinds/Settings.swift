@@ -63,6 +63,12 @@ package struct RestoreSettings: Sendable, Equatable {
     package var verifies = true
     /// --restore-sibling: the root becomes a child of our parent.
     package var sibling = false
+    /// --join-ns net: a process, or the file of a network namespace, which the tree is put into.
+    package var joinedNetwork: String?
+    /// --empty-ns net: a new one without content.
+    package var emptyNetwork = false
+    /// --weak-sysctls: without those that this kernel does not have.
+    package var weakSysctls = false
     /// --remap-address: in the order given, each applied to what the ones before have made.
     package var addressRemaps: [InetAddressRemap] = []
     /// --inherit-fd fd[N]:KEY

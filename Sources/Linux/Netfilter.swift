@@ -16,12 +16,13 @@ public final class Netfilter {
     public struct Message: Sendable {
         var type: UInt16, flags: UInt16, attributes: [UInt8]
     }
-    private static let inet: UInt8 = 1, subsystem: UInt16 = 10
+    public static let inet: UInt8 = 1
+    private static let subsystem: UInt16 = 10
     private let socket: FileDescriptor
 
     /// - Parameter namespace: an open /proc/PID/ns/net; nil for ours.
     public init(in namespace: FileDescriptor? = nil) throws(SyscallError) {
-        socket = try SocketDiag.inNetwork(namespace) { () throws(SyscallError) in try FileDescriptor.socket(16 /* AF_NETLINK */, 3 /* SOCK_RAW */, 12) }
+        socket = try NetworkNamespace.inside(namespace) { () throws(SyscallError) in try FileDescriptor.socket(16 /* AF_NETLINK */, 3 /* SOCK_RAW */, 12) }
         // A transaction is one datagram; NETLINK_ADD_MEMBERSHIP and the like stay off.
         _ = try? socket.setOption(SocketOption.sendBufferForce, to: Int32(1 << 24))
         _ = try? socket.setOption(SocketOption.receiveBufferForce, to: Int32(1 << 22))
@@ -65,9 +66,9 @@ public final class Netfilter {
         if let failure { throw failure }
     }
 
-    /// The tables of family inet.
-    public func tables() throws(SyscallError) -> [Table] {
-        let request = little32(20) + little32(UInt32(Self.subsystem << 8 | 1) | 0x301 << 16) + little32(1) + [0, 0, 0, 0, Self.inet, 0, 0, 0]
+    /// The tables of a family; 0 for all.
+    public func tables(family: UInt8 = inet) throws(SyscallError) -> [Table] {
+        let request = little32(20) + little32(UInt32(Self.subsystem << 8 | 1) | 0x301 << 16) + little32(1) + [0, 0, 0, 0, family, 0, 0, 0]
         try socket.send(request, to: SocketAddress(bytes: [16, 0, 0, 0] + [UInt8](repeating: 0, count: 8)))
         var found = [Table](), done = false
         while !done {
@@ -80,7 +81,7 @@ public final class Netfilter {
     /// struct nfgenmsg (4 bytes), then attributes: name 1, flags 2 (big-endian), user data 6.
     static func parseTable(_ message: ArraySlice<UInt8>) -> Table? {
         let bytes = Array(message)
-        guard bytes.count >= 4, bytes[0] == inet else { return nil }
+        guard bytes.count >= 4 else { return nil }
         var name: String?, note = [UInt8](), owned = false, at = 4
         while at + 4 <= bytes.count {
             let length = Int(bytes[at]) | Int(bytes[at + 1]) << 8, type = Int(bytes[at + 2]) | Int(bytes[at + 3] & 0x3f) << 8
@@ -109,11 +110,19 @@ public final class Netfilter {
     }
     public static func deleteTable(_ name: String) -> Message { Message(type: 2, flags: 0, attributes: text(1, name)) }
 
-    /// A filter chain that accepts what no rule stops.
-    /// - Parameter hook: NF_INET_LOCAL_IN 1, NF_INET_LOCAL_OUT 3.
-    public static func newChain(_ name: String, in table: String, hook: UInt32) -> Message {
+    /// A filter chain.
+    /// - Parameters:
+    ///   - hook: NF_INET_LOCAL_IN 1, NF_INET_LOCAL_OUT 3.
+    ///   - drops: what becomes of packets that no rule decides about.
+    public static func newChain(_ name: String, in table: String, hook: UInt32, drops: Bool = false) -> Message {
         let place = nest(4, number(1, hook) + number(2, 0))
-        return Message(type: 3, flags: create, attributes: text(1, table) + text(3, name) + place + number(5, 1) + text(7, "filter"))
+        return Message(type: 3, flags: create, attributes: text(1, table) + text(3, name) + place + number(5, drops ? 0 : 1) + text(7, "filter"))
+    }
+
+    /// Accepts packets that bear `mark`.
+    public static func acceptRule(in chain: String, of table: String, mark: UInt32) -> Message {
+        let rule = meta(3) + compare(0, little32(mark)) + verdict(1)
+        return Message(type: 6, flags: create | append, attributes: text(1, table) + text(2, chain) + nest(4, rule))
     }
 
     /// A set of connections: source and destination address, source and destination port, each padded to four bytes.
@@ -137,22 +146,27 @@ public final class Netfilter {
 
     /// Drops TCP packets whose connection is in the set, unless they bear `mark`.
     public static func dropRule(in chain: String, of table: String, set: String, id: UInt32, v4: Bool, exceptMark mark: UInt32) -> Message {
-        func expression(_ name: String, _ data: [UInt8]) -> [UInt8] { nest(1, text(1, name) + nest(2, data)) }
-        func meta(_ key: UInt32) -> [UInt8] { expression("meta", number(2, key) + number(1, 1)) }
-        func compare(_ operation: UInt32, _ value: [UInt8]) -> [UInt8] { expression("cmp", number(1, 1) + number(2, operation) + nest(3, attribute(1, value))) }
         // Registers of four bytes begin at 8; base 1 is the network header, 2 the transport header.
         func load(_ register: UInt32, _ base: UInt32, _ offset: UInt32, _ length: UInt32) -> [UInt8] {
             expression("payload", number(1, register) + number(2, base) + number(3, offset) + number(4, length))
         }
-        var rule = meta(3) + compare(1, (0..<4).map { UInt8(truncatingIfNeeded: mark >> (8 * $0)) })  // NFT_META_MARK, not equal; native order
+        var rule = meta(3) + compare(1, little32(mark))
         rule += meta(15) + compare(0, [v4 ? 2 : 10]) + meta(16) + compare(0, [6])  // NFT_META_NFPROTO, NFT_META_L4PROTO
         let words: UInt32 = v4 ? 1 : 4, start: UInt32 = v4 ? 12 : 8
         rule += load(8, 1, start, 4 * words) + load(8 + words, 1, start + 4 * words, 4 * words)
         rule += load(8 + 2 * words, 2, 0, 2) + load(9 + 2 * words, 2, 2, 2)
         rule += expression("lookup", text(1, set) + number(2, 8) + number(4, id))
-        rule += expression("immediate", number(1, 0) + nest(2, nest(2, number(1, 0))))  // verdict: NF_DROP
+        rule += verdict(0)
         return Message(type: 6, flags: create | append, attributes: text(1, table) + text(2, chain) + nest(4, rule))
     }
+
+    private static func expression(_ name: String, _ data: [UInt8]) -> [UInt8] { nest(1, text(1, name) + nest(2, data)) }
+    /// Into register 1. NFT_META_MARK 3, in native order; NFT_META_NFPROTO 15; NFT_META_L4PROTO 16.
+    private static func meta(_ key: UInt32) -> [UInt8] { expression("meta", number(2, key) + number(1, 1)) }
+    /// Register 1 with a value: 0 goes on where they are equal, 1 where they are not.
+    private static func compare(_ operation: UInt32, _ value: [UInt8]) -> [UInt8] { expression("cmp", number(1, 1) + number(2, operation) + nest(3, attribute(1, value))) }
+    /// NF_DROP 0, NF_ACCEPT 1.
+    private static func verdict(_ code: UInt32) -> [UInt8] { expression("immediate", number(1, 0) + nest(2, nest(2, number(1, code)))) }
 
     // Attributes: u16 length, u16 type (NLA_F_NESTED 0x8000), value, padded to four bytes. Numbers are big-endian here.
     private static func attribute(_ type: UInt16, _ value: [UInt8]) -> [UInt8] {

@@ -106,11 +106,12 @@ public enum Program {
     }
 
     /// Runs a program to its end. Answers how it ended and what it printed, errors included; nil when it was killed after `seconds`.
-    public static func output(of name: String, _ arguments: [String] = [], within seconds: UInt64) throws(SyscallError) -> (End, [UInt8])? {
+    /// - Parameter input: its standard input; nil for ours.
+    public static func output(of name: String, _ arguments: [String] = [], within seconds: UInt64, input: FileDescriptor? = nil) throws(SyscallError) -> (End, [UInt8])? {
         let reading: FileDescriptor, program: ThreadID
         do {
             let pipe = try FileDescriptor.pipe()
-            (reading, program) = (pipe.reading, try start(name, arguments, output: pipe.writing))
+            (reading, program) = (pipe.reading, try start(name, arguments, output: pipe.writing, input: input))
         }
         let alive = try FileDescriptor.process(program)
         let deadline = Clock.monotonic() + seconds * 1_000_000_000

@@ -49,7 +49,7 @@ public enum SocketDiag {
     /// Sends SOCK_DIAG_BY_FAMILY (20) as a dump and hands over the body of each answer.
     /// - Parameter namespace: the socket is opened there; we are back in our own when this returns.
     public static func dump(_ request: [UInt8], in namespace: FileDescriptor?, _ body: (ArraySlice<UInt8>) -> Void) throws(SyscallError) {
-        let netlink = try inNetwork(namespace) { () throws(SyscallError) in try FileDescriptor.socket(16 /* AF_NETLINK */, 3 /* SOCK_RAW */, 4) }
+        let netlink = try NetworkNamespace.inside(namespace) { () throws(SyscallError) in try FileDescriptor.socket(16 /* AF_NETLINK */, 3 /* SOCK_RAW */, 4) }
         let flags: UInt32 = 20 | (0x301 << 16)  // NLM_F_REQUEST | NLM_F_DUMP
         try netlink.send(little32(UInt32(16 + request.count)) + little32(flags) + little32(1) + little32(0) + request)
         while true {
@@ -66,12 +66,19 @@ public enum SocketDiag {
 
     /// The messages of one datagram (netlink(7)): NLMSG_ERROR 2 is thrown, NLMSG_DONE 3 ends.
     static func parseMessages(_ bytes: [UInt8], _ body: (ArraySlice<UInt8>) -> Void) throws(SyscallError) -> Progress {
+        try parse(bytes) { _, payload in body(payload) }
+    }
+    static func parseWithHeaders(_ bytes: [UInt8], _ body: (NetlinkMessage) -> Void) throws(SyscallError) -> Progress {
+        try parse(bytes) { body(NetlinkMessage(UInt16(truncatingIfNeeded: $0), flags: UInt16($0 >> 16), Array($1))) }
+    }
+    /// - Parameter body: gets type and flags, the flags in the upper half, and what follows the header.
+    private static func parse(_ bytes: [UInt8], _ body: (UInt32, ArraySlice<UInt8>) -> Void) throws(SyscallError) -> Progress {
         var at = 0
         while at + 16 <= bytes.count {
-            let length = Int(bytes.word(UInt32.self, at: at)), type = UInt16(truncatingIfNeeded: bytes.word(UInt32.self, at: at + 4))
+            let length = Int(bytes.word(UInt32.self, at: at)), kind = bytes.word(UInt32.self, at: at + 4)
             guard length >= 16, length <= bytes.count - at else { throw SyscallError("sock_diag", nil, 71 /* EPROTO */) }
             let payload = bytes[(at + 16)..<(at + length)]
-            switch type {
+            switch UInt16(truncatingIfNeeded: kind) {
             case 3:  // what the dump ended with: 0 or minus errno
                 let code = payload.count >= 4 ? Int32(bitPattern: bytes.word(UInt32.self, at: at + 16)) : 0
                 if code < 0 && code > -4096 { throw SyscallError("sock_diag", nil, -code) }
@@ -80,7 +87,7 @@ public enum SocketDiag {
                 let code = payload.count >= 4 ? Int32(bitPattern: bytes.word(UInt32.self, at: at + 16)) : -71
                 if code == 0 { return .done }
                 throw SyscallError("sock_diag", nil, code < 0 && code > -4096 ? -code : 71)
-            default: body(payload)
+            default: body(kind, payload)
             }
             at += (length + 3) & ~3
         }
@@ -113,18 +120,4 @@ public enum SocketDiag {
         }
         return info
     }
-
-    /// Runs `body` with this thread in another network namespace (setns(2)) and comes back, also when it throws.
-    public static func inNetwork<Value>(_ namespace: FileDescriptor?, _ body: () throws(SyscallError) -> Value) throws(SyscallError) -> Value {
-        guard let namespace else { return try body() }
-        let own = try FileDescriptor.open("/proc/thread-self/ns/net", O_RDONLY)
-        let newNet = 0x4000_0000
-        try Syscall.call("setns", SYS_setns, Int(namespace.number), newNet, on: .fd(namespace.number))
-        defer {
-            do throws(SyscallError) { try Syscall.call("setns", SYS_setns, Int(own.number), newNet) }
-            catch { fatalError("cannot return to the own network namespace: \(error)") }
-        }
-        return try body()
-    }
-
 }

@@ -244,7 +244,7 @@ public final class OutgoingMigration {
     /// The lock that a dump leaves.
     private func lock(_ images: FileDescriptor) -> String? {
         guard let inventory = try? ImageDirectory(images).inventory(), inventory.networkLockMethod == 1 else { return nil }
-        return NetworkLockName.of(inventory.dumpCriuRunID)
+        return PacketLock.name(inventory.dumpCriuRunID)
     }
 
     /// The lock that a dump leaves for its restore on the same machine: ours is elsewhere.

@@ -143,6 +143,7 @@ extension Options {
                 if execCommand.isEmpty { throw .usage("--exec-cmd needs a command", try: "restore --exec-cmd -- CMD ARGS") }
                 if restoreDetached { throw .usage("--exec-cmd and --restore-detached exclude each other") }
             }
+            if let other = joinedNamespaces.first(where: { $0.kind != .net }) { throw .notYet("--join-ns \(other.kind)", "\(other.kind) namespaces") }
             if emptyNetworkNamespace, joinedNamespaces.contains(where: { $0.kind == .net }) {
                 throw .usage("--empty-ns net and --join-ns net exclude each other")
             }

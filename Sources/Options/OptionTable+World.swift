@@ -30,10 +30,10 @@ extension OptionTable {
         OptionRow("root", short: "r", taking: .required("PATH"), .restore, .namespaces, status: .notYet("mount namespaces"), "directory that becomes the root of a restored mount namespace") {
             $0.root = $1.text
         },
-        OptionRow("join-ns", short: "J", taking: .required("NS:PID|FILE"), .restore, .namespaces, status: .notYet("namespaces"), "put the tree into an existing namespace; repeatable") {
+        OptionRow("join-ns", short: "J", taking: .required("NS:PID|FILE"), .restore, .namespaces, "put the tree into an existing namespace (net so far); repeatable") {
             (options, value) throws(OptionError) in options.joinedNamespaces.append(try value.joinedNamespace())
         },
-        OptionRow("empty-ns", taking: .required("net"), both, .namespaces, status: .notYet("network namespaces"), "make the net namespace, leave its content to action scripts") {
+        OptionRow("empty-ns", taking: .required("net"), both, .namespaces, "make the net namespace, leave its content to action scripts") {
             (options, value) throws(OptionError) in
             guard value.text == "net" else { throw .usage("--empty-ns \"\(value.text)\": unknown namespace", try: "net") }
             options.emptyNetworkNamespace = true

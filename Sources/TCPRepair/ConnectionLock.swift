@@ -1,6 +1,6 @@
 public import Linux
 
-/// Holds back the packets of connections, both ways, in the netfilter of this network namespace (`nft list ruleset` shows the table):
+/// Holds back the packets of connections, or all of them, both ways, in the netfilter of this network namespace (`nft list ruleset` shows the table):
 /// what a peer sends stays unanswered, to be sent again later, instead of being answered with RST by a host that no longer has the socket.
 ///
 /// A lock goes with the value, and with this process, however it ends (NFT_TABLE_F_OWNER). `leave` makes one that stays.
@@ -14,11 +14,17 @@ public final class ConnectionLock {
     }
     private let netfilter: Netfilter
     private let table: String
-    private let connections: [Connection]
+    /// Nil: all packets of the namespace.
+    private let connections: [Connection]?
     private var isHeld = true
 
     /// - Parameter name: of the table; no other may have it.
-    public init(_ connections: [Connection], name: String) throws(SyscallError) {
+    public convenience init(_ connections: [Connection], name: String) throws(SyscallError) { try self.init(of: connections, name: name) }
+
+    /// Holds back all packets from and to this network namespace, whatever they are.
+    public convenience init(ofAllNamed name: String) throws(SyscallError) { try self.init(of: nil, name: name) }
+
+    private init(of connections: [Connection]?, name: String) throws(SyscallError) {
         (table, self.connections) = (name, connections)
         netfilter = try Netfilter()
         do throws(SyscallError) {
@@ -73,15 +79,16 @@ public final class ConnectionLock {
         return lifted
     }
 
-    /// The locks that were left, by stasis or by CRIU.
+    /// The locks that were left here, by stasis or by CRIU.
     public static func all() throws(SyscallError) -> [String] {
         guard Netfilter.isLoaded else { return [] }
         return try Netfilter().tables().filter { Note(bytes: $0.note) != nil || $0.name.hasPrefix("CRIU-") }.map(\.name)
     }
 
-    private static func messages(_ connections: [Connection], table: String, owned: Bool, note: [UInt8]) -> [Netfilter.Message] {
+    private static func messages(_ connections: [Connection]?, table: String, owned: Bool, note: [UInt8]) -> [Netfilter.Message] {
         var messages = [Netfilter.newTable(table, owned: owned, note: note)]
-        messages += [Netfilter.newChain("input", in: table, hook: 1), Netfilter.newChain("output", in: table, hook: 3)]
+        for (chain, hook) in Self.chains { messages.append(Netfilter.newChain(chain, in: table, hook: hook, drops: connections == nil)) }
+        guard let connections else { return messages + Self.chains.map { Netfilter.acceptRule(in: $0.name, of: table, mark: mark) } }
         // What a v4-mapped IPv6 socket exchanges is IPv4.
         let plain = Set(connections.flatMap { one -> [Pair] in
             let local = one.local.unscoped, peer = one.peer.unscoped
@@ -93,12 +100,13 @@ public final class ConnectionLock {
             let set = v4 ? "connections4" : "connections6"
             messages.append(Netfilter.newSet(set, id: id, in: table, v4: v4))
             messages += Netfilter.add(mine, toSet: set, in: table)
-            for chain in ["input", "output"] {
+            for (chain, _) in Self.chains {
                 messages.append(Netfilter.dropRule(in: chain, of: table, set: set, id: id, v4: v4, exceptMark: mark))
             }
         }
         return messages
     }
+    private static let chains: [(name: String, hook: UInt32)] = [("input", 1), ("output", 3)]
     private struct Pair: Hashable { var from: InetAddress, to: InetAddress }
 }
 

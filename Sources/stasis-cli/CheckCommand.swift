@@ -1,4 +1,5 @@
 import Checkpoint
+import Kinds
 import Linux
 import Options
 
@@ -8,7 +9,7 @@ enum CheckCommand {
         let log = Log(level: Log.Level(verbosity: options.verbosity))
         do throws(OptionError) {
             try Privileges.check(options)
-            StaleLocks.lift(log)
+            PacketLock.liftStale(log)
             return try options.checkFeatures.isEmpty ? checkGrades(options, log) : checkNamed(options, log)
         } catch {
             return Failure(error).report(json: options.json, command: .check, log: log)

@@ -128,6 +128,8 @@ extension RestoreSettings {
         externalUnixSockets = options.externalUnixSockets != .none
         tcpEstablished = options.tcpEstablished
         tcpClose = options.tcpClose
+        joinedNetwork = options.joinedNamespaces.last { $0.kind == .net }?.target
+        (emptyNetwork, weakSysctls) = (options.emptyNetworkNamespace, options.weakSysctls)
         addressRemaps = options.addressRemaps
         evasiveDevices = options.evasiveDevices
         leaveStopped = options.leaveStopped

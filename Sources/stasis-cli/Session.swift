@@ -29,7 +29,7 @@ struct Session {
         do {
             try Privileges.check(options)
             let session = try Session(options, &log)
-            StaleLocks.lift(session.log)
+            PacketLock.liftStale(session.log)
             do {
                 return try body(session)
             } catch {

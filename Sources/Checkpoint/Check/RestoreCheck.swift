@@ -59,7 +59,16 @@ package struct RestoreCheck {
         lookAtTree(input)
         lookAtMemory(input)
         for (pid, process) in input.processes.sorted(by: { $0.key < $1.key }) { lookAtState(of: ThreadID(pid), process) }
-        do { try lookAtFiles(input, context) } catch { refused(error) }
+        do {
+            // A new one is really made, with all that it is to have: nobody sees it, and it goes when we leave it.
+            let network = try input.network(request.settings), stay = try network.enter(context)
+            defer { stay?.leave() }
+            if let stay {
+                if network.isNew { try network.restore(stay, context) }
+                fine("the network namespace", network.isNew ? "it can be made" : "it can be entered")
+            }
+            try lookAtFiles(input, context)
+        } catch { refused(error) }
         for finding in context.findings {
             switch finding {
             case .fine(let object, let text): fine(object, text)

@@ -187,6 +187,9 @@ package enum Dump {
         context.processes = tree.living.map(\.view)
         context.members = Set(tree.processes.flatMap { [$0.id] + $0.threads.map(\.id) })
         let namespaces = try Namespaces.check(context.processes, context)
+        // All that is looked at from here to the end of this function is of the tree's network.
+        let stay = try namespaces.enterNetwork(context)
+        defer { stay?.leave() }
         let collector = try FileCollector(context, processes: context.processes)
         context.saveFile = { try collector.saveInFlight($0, $1) }
         var sharing = Sharing()
@@ -213,6 +216,7 @@ package enum Dump {
         if let image = try cgroups.image() { try context.images.append("cgroup.img", image) }
         try context.attempt { try SysVSharedMemory.finishDump(context) }
         try context.plugins.dumpDevicesLate(of: context.processes)
+        try namespaces.saveNetwork(context)
         for late in context.late { try context.attempt { try CheckpointError.about("dump", .task(tree.root.id)) { try late() } } }
         if request.settings.processor { try context.images.append(Processor.image, Processor.here()) }
 

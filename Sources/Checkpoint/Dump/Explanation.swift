@@ -53,7 +53,8 @@ package struct Explanation: Sendable {
 
     /// Answers how many descriptors the tree has.
     private static func look(_ living: [ThreadID], _ context: DumpContext) throws -> Int {
-        _ = try Namespaces.check(living, context)
+        let namespaces = try Namespaces.check(living, context), stay = try namespaces.enterNetwork(context)
+        defer { stay?.leave() }
         let collector = try FileCollector(context, processes: living)
         context.saveFile = { try collector.saveInFlight($0, $1) }
         var sharing = Sharing(), tables = Set<UInt32>(), descriptors = 0
@@ -74,6 +75,7 @@ package struct Explanation: Sendable {
                 }
             }
         }
+        try namespaces.saveNetwork(context)
         for late in context.late { try context.attempt { try CheckpointError.about("dump", .task(living[0])) { try late() } } }
         return descriptors
     }

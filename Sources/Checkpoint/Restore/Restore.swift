@@ -44,6 +44,9 @@ package final class Restore {
     private let context: RestoreContext
     private let cgroups: CgroupRestore
     private let places: MemoryRestorer.Places
+    private let network: TreeNetwork
+    /// From the first process on: in the tree's network namespace.
+    private var stay: NetworkStay?
     private var processes: [Int32: RestoringProcess] = [:]
     private var cpu: SharedCPU?
     private var statistics = RestoreStatsEntry()
@@ -64,12 +67,13 @@ package final class Restore {
         let restore = try Restore(request)
         do {
             try restore.startPlugins()
+            try restore.enterNetwork()
             let lazy = try restore.make(began)
             try restore.verifyPages()
             try restore.resumeDevices()
             let root = ThreadID(restore.rootPid)
-            try request.hook("post-restore", root)
-            try request.hook("pre-resume", root)
+            try restore.hook("post-restore", root)
+            try restore.hook("pre-resume", root)
             try lazy?.finish()
             try restore.letRun()
         } catch {
@@ -78,11 +82,13 @@ package final class Restore {
             restore.killAll()
             for undo in restore.context.undo.reversed() { undo() }
             for cleanup in restore.context.cleanup.reversed() { cleanup() }
+            restore.stay?.leave()
             if let damage { throw CheckpointError("restore", damage) }
             throw error
         }
-        request.plugins.end(.done(treeRuns: true))
         for cleanup in restore.context.cleanup.reversed() { cleanup() }
+        restore.stay?.leave()
+        request.plugins.end(.done(treeRuns: true))
         if request.settings.freesPages { restore.freePages() }
         try? request.hook("post-resume", ThreadID(restore.rootPid))
         let total = (Clock.monotonic() - began) / 1000
@@ -124,6 +130,7 @@ package final class Restore {
         try input.checkIDs(plan)
         if let refused = (CallerRights.refusals(input, plan) + KernelNeeds.refusals(input)).first { throw refused }
         try MemoryRoom.check(input.processes.values.map { ($0.pid, $0.pages.bytes) })
+        network = try input.network(request.settings)
         context = RestoreContext(settings: request.settings, log: request.log, images: images, files: input.files)
         context.runID = input.inventory.dumpCriuRunID
         context.verification = verification
@@ -161,6 +168,24 @@ package final class Restore {
         if let error = comparison.error { throw error }
     }
 
+    // MARK: namespaces
+
+    private func enterNetwork() throws { stay = try network.enter(context) }
+
+    /// Its interfaces come before all sockets. Scripts reach the namespace through the root's /proc/PID/ns/net.
+    private func restoreNetwork() throws {
+        guard let stay, network.isNew else { return }
+        try hook("setup-namespaces", ThreadID(rootPid))
+        try network.restore(stay, context)
+        try hook("post-setup-namespaces", ThreadID(rootPid))
+    }
+
+    /// Action scripts run where stasis was called.
+    private func hook(_ point: String, _ root: ThreadID) throws {
+        guard let stay else { return try request.hook(point, root) }
+        try stay.outside { try request.hook(point, root) }
+    }
+
     // MARK: processes
 
     private func makeProcesses(_ began: UInt64) throws {
@@ -168,6 +193,7 @@ package final class Restore {
         guard let images = input.processes[root] else { throw CheckpointError("restore", .task(.init(root)), "the root of the tree is dead") }
         processes[root] = try RestoringProcess.root(pid: ThreadID(root), images: images, places: places, sibling: request.settings.sibling)
         try enterCgroups(processes[root]!, from: cgroups.start)
+        try restoreNetwork()
         var memoryTime: UInt64 = 0
         for step in plan.steps {
             request.log.debug("\(step)")
@@ -377,6 +403,7 @@ package final class Restore {
             }
         }
         try takeLocks()
+        try network.restoreFilters()
         for (process, _) in owners { try process.run { $0.call("close", SYS_close, .init(process.socket)) } }
         DeadProcess.end(context)
         context.forgetDescriptors()

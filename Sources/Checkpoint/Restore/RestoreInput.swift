@@ -16,6 +16,8 @@ struct RestoreInput {
     let tables: [UInt32: [FdinfoEntry]]
     let seccomp: SeccompEntry
     let cgroups: CgroupEntry?
+    /// By the ids of their namespaces.
+    let networks: [UInt32: NetworkImages]
 
     /// - Parameter verifies: whether pages come with their checksums.
     init(_ images: ImageDirectory, lazily: Bool = false, verifies: Bool = false) throws {
@@ -46,18 +48,22 @@ struct RestoreInput {
                 pstree: entry, core: core, threads: task.threads.map { (Int32(bitPattern: $0.id), $0.core) }, ids: ids, mm: mm, fs: fs, pages: pages, set: set)
         }
         (self.members, self.processes, self.zombies) = (members, processes, zombies)
-        (tables, seccomp, cgroups) = (set.descriptors, set.seccomp, set.cgroup)
+        (tables, seccomp, cgroups, networks) = (set.descriptors, set.seccomp, set.cgroup, set.namespaces.net)
         files = set.files.entries
     }
 
     private static func refuseNamespaces(_ ids: TaskKobjIdsEntry, _ root: TaskKobjIdsEntry, _ pid: Int32) throws {
         let pairs: [(String, UInt32, UInt32)] = [
-            ("pid", ids.pidNsID, root.pidNsID), ("net", ids.netNsID, root.netNsID), ("ipc", ids.ipcNsID, root.ipcNsID),
+            ("pid", ids.pidNsID, root.pidNsID), ("ipc", ids.ipcNsID, root.ipcNsID),
             ("uts", ids.utsNsID, root.utsNsID), ("mnt", ids.mntNsID, root.mntNsID), ("user", ids.userNsID, root.userNsID),
         ]
         for (name, its, ours) in pairs where its != ours {
             throw CheckpointError("restore", .image("ids-\(pid).img"), "the task lived in a \(name) namespace of its own: not supported yet")
         }
+    }
+
+    func network(_ settings: RestoreSettings) throws -> TreeNetwork {
+        try TreeNetwork(processes.sorted { $0.key < $1.key }.map(\.value.ids), besides: inventory.rootIds, networks, settings)
     }
 
     /// Ids that are taken here, said before anything is made. Tasks that a dump has just killed may need a moment to be gone.

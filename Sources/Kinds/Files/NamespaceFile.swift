@@ -3,7 +3,8 @@ package import ImageMessages
 import Images
 import Linux
 
-/// Open files of namespaces, as /proc/PID/ns/KIND gives them (namespaces(7); format README 11.11). Those of the host only, so far.
+/// Open files of namespaces, as /proc/PID/ns/KIND gives them (namespaces(7); format README 11.11). Those that the tree is in only, so far:
+/// the host's, and the network namespace of the tree, which is the one that this thread is in when it dumps and restores.
 package enum NamespaceFile: OpenFileKind {
     package static var type: FdTypes { .ns }
 
@@ -19,12 +20,13 @@ package enum NamespaceFile: OpenFileKind {
 
     package static func dump(_ file: OpenFile, _ context: DumpContext) throws -> FileEntry {
         guard let kind = kinds.first(where: { file.link.hasPrefix($0.name + ":[") }),
-            let own = try? Files.status("/proc/self/ns/\(kind.name)"), InodeKey(own) == InodeKey(file.status) else {
-            throw CheckpointError("dump", file.subject, "it is a namespace other than the host's: not supported yet", remedy: "close it in the program before the dump")
+            let own = try? Files.status("/proc/thread-self/ns/\(kind.name)"), InodeKey(own) == InodeKey(file.status) else {
+            throw CheckpointError("dump", file.subject, "it is a namespace that the tree is not in: not supported yet", remedy: "close it in the program before the dump")
         }
         var entry = FileEntry()
         (entry.type, entry.id) = (.ns, file.id)
-        (entry.nsf.id, entry.nsf.nsID, entry.nsf.nsCflag, entry.nsf.flags) = (file.id, kind.id(Namespaces.ownIDs), kind.flag, file.flags)
+        let id = kind.flag == NetworkNamespace.flag ? context.networkNamespaceID : kind.id(Namespaces.ownIDs)
+        (entry.nsf.id, entry.nsf.nsID, entry.nsf.nsCflag, entry.nsf.flags) = (file.id, id, kind.flag, file.flags)
         return entry
     }
 
@@ -36,11 +38,11 @@ package enum NamespaceFile: OpenFileKind {
             guard entry.hasNsf, let kind = kinds.first(where: { $0.flag == entry.nsf.nsCflag }) else {
                 throw CheckpointError("restore", .image("files.img"), "file id \(entry.id) of type NS names no kind of namespace")
             }
-            guard entry.nsf.nsID == kind.id(host) else {
-                throw CheckpointError("restore", subject, "it is a \(kind.name) namespace other than the host's: not supported yet")
+            guard entry.nsf.nsID == (kind.flag == NetworkNamespace.flag ? context.networkNamespaceID : kind.id(host)) else {
+                throw CheckpointError("restore", subject, "it is a \(kind.name) namespace that the tree was not in: not supported yet")
             }
             context.made(entry.id, try CheckpointError.about("restore", subject) {
-                try FileDescriptor.open("/proc/self/ns/\(kind.name)", OpenFlags.again(entry.nsf.flags, mode: nil))
+                try FileDescriptor.open("/proc/thread-self/ns/\(kind.name)", OpenFlags.again(entry.nsf.flags, mode: nil))
             })
         }
     }

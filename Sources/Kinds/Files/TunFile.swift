@@ -79,6 +79,16 @@ package enum TunFile: OpenFileKind {
         entry.routes = try RouteNetlink.routes(over: entry.ifindex).map { .init(imageBytes: $0) }
     }
 
+    /// What rtnetlink says of a tun interface (IFLA_TUN_*, include/uapi/linux/if_link.h). Sizes of header and buffer only a file of it tells: they are those of every new one.
+    static func link(_ data: [UInt16: [UInt8]]) -> TunLinkEntry {
+        func isSet(_ attribute: UInt16) -> Bool { data[attribute]?.first ?? 0 != 0 }
+        var link = TunLinkEntry()
+        link.flags = UInt32(data[3]?.first ?? 1) | (isSet(4) ? 0 : 0x1000) | (isSet(5) ? 0x4000 : 0) | (isSet(6) ? persistent : 0) | (isSet(7) ? 0x100 : 0)
+        (link.owner, link.group) = (data[1]?.word(at: 0) ?? -1, data[2]?.word(at: 0) ?? -1)
+        (link.vnethdr, link.sndbuf) = (10, UInt32(Int32.max))
+        return link
+    }
+
     // MARK: Restore
 
     package static func make(_ entries: [FileEntry], _ context: RestoreContext) throws {
@@ -98,30 +108,48 @@ package enum TunFile: OpenFileKind {
         }
     }
 
-    private static func attach(_ file: FileDescriptor, _ entry: TunfileEntry, _ context: RestoreContext) throws {
-        let interface = Interface(entry.netdev), exists = (try? interface.index()) != nil
-        guard entry.hasLink else {
-            throw CheckpointError("restore", .object("tun interface '\(entry.netdev)'"), "the images do not describe it: it belongs to a network namespace of the tree, which is not supported yet")
-        }
-        func set(_ name: String, _ request: UInt, _ value: UInt32) throws(SyscallError) {
-            var value = value
-            try file.ioctl(name, request, &value)
-        }
-        if !exists { _ = try? set("TUNSETIFINDEX", Request.setIndex, entry.ifindex) }
-        let flags = entry.link.flags
-        var request = Interface.request(entry.netdev, [UInt8(truncatingIfNeeded: flags & settable), UInt8(truncatingIfNeeded: (flags & settable) >> 8)])
-        do throws(SyscallError) { try Syscall.call("ioctl(TUNSETIFF)", SYS_ioctl, bytes: &request, at: 2, Int(file.number), Int(Request.setInterface), on: .path(entry.netdev)) }
+    private static func set(_ file: FileDescriptor, _ name: String, _ request: UInt, _ value: UInt32) throws(SyscallError) {
+        var value = value
+        try file.ioctl(name, request, &value)
+    }
+
+    /// - Parameter index: the number of an interface that is not there; it is made.
+    private static func attach(_ file: FileDescriptor, _ name: String, _ link: TunLinkEntry, index: UInt32?) throws {
+        if let index { _ = try? set(file, "TUNSETIFINDEX", Request.setIndex, index) }
+        let flags = link.flags & settable
+        var request = Interface.request(name, [UInt8(truncatingIfNeeded: flags), UInt8(truncatingIfNeeded: flags >> 8)])
+        do throws(SyscallError) { try Syscall.call("ioctl(TUNSETIFF)", SYS_ioctl, bytes: &request, at: 2, Int(file.number), Int(Request.setInterface), on: .path(name)) }
         catch {
-            guard error.errno == Errno(EBUSY), !exists, let other = Interface(index: entry.ifindex) else { throw error }
-            throw CheckpointError("restore", .object("tun interface \(entry.netdev)"), "its number \(entry.ifindex) is taken by \(other.name)", remedy: "remove that interface", errno: error.errno)
+            guard error.errno == Errno(EBUSY), let index, let other = Interface(index: index) else { throw error }
+            throw CheckpointError("restore", .object("tun interface \(name)"), "its number \(index) is taken by \(other.name)", remedy: "remove that interface", errno: error.errno)
         }
-        try set("TUNSETSNDBUF", Request.setSendBuffer, entry.link.sndbuf)
+        try set(file, "TUNSETSNDBUF", Request.setSendBuffer, link.sndbuf)
+        if index == nil { return }
+        try set(file, "TUNSETVNETHDRSZ", Request.setHeaderSize, link.vnethdr)
+        if link.owner >= 0 { try file.ioctl("TUNSETOWNER", Request.setOwner, Int(link.owner)) }
+        if link.group >= 0 { try file.ioctl("TUNSETGROUP", Request.setGroup, Int(link.group)) }
+    }
+
+    /// Of a network namespace that is made: the interface, which stays until its files are attached to it. Its properties come with those of all others.
+    static func makeInterface(_ device: NetDeviceEntry, _ context: RestoreContext) throws {
+        let file = try FileDescriptor.open("/dev/net/tun", O_RDWR)
+        try attach(file, device.name, device.tun, index: device.ifindex)
+        try file.ioctl("TUNSETPERSIST", Request.persist, 1)
+        if device.tun.flags & 2 != 0, device.hasAddress { try Interface(device.name).set(hardwareAddress: little32(1).prefix(2) + Array(device.address)) }  // ARPHRD_ETHER
+    }
+
+    private static func attach(_ file: FileDescriptor, _ entry: TunfileEntry, _ context: RestoreContext) throws {
+        let interface = Interface(entry.netdev), exists = (try? interface.index()) != nil, made = context.networkDevices[entry.netdev]
+        guard let link = entry.hasLink ? entry.link : made?.tun else {
+            throw CheckpointError("restore", .object("tun interface '\(entry.netdev)'"), "the images do not describe it")
+        }
+        try attach(file, entry.netdev, link, index: exists ? nil : entry.ifindex)
         if !exists {
-            try set("TUNSETVNETHDRSZ", Request.setHeaderSize, entry.link.vnethdr)
-            if entry.link.owner >= 0 { try file.ioctl("TUNSETOWNER", Request.setOwner, Int(entry.link.owner)) }
-            if entry.link.group >= 0 { try file.ioctl("TUNSETGROUP", Request.setGroup, Int(entry.link.group)) }
-            if entry.link.flags & persistent != 0 { try file.ioctl("TUNSETPERSIST", Request.persist, 1) }
+            if link.flags & persistent != 0 { try file.ioctl("TUNSETPERSIST", Request.persist, 1) }
             try configure(interface, entry, context)
+        } else if made != nil {
+            try set(file, "TUNSETVNETHDRSZ", Request.setHeaderSize, link.vnethdr)
+            if link.flags & persistent == 0 { try file.ioctl("TUNSETPERSIST", Request.persist, 0) }
         }
         if entry.detached {
             var request = Interface.request("", [UInt8(truncatingIfNeeded: detached), UInt8(detached >> 8)])

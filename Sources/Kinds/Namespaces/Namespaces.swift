@@ -13,31 +13,54 @@ package struct Namespaces {
         return ids
     }
 
-    /// Whether the tree has a cgroup namespace of its own, which all its processes are in.
-    private let hasCgroupNamespace: Bool
-    package var ids: TaskKobjIdsEntry {
-        var ids = Self.ownIDs
-        if hasCgroupNamespace { ids.cgroupNsID = 9 }
-        return ids
+    package private(set) var ids = Self.ownIDs
+    /// The network namespace that all processes of the tree are in, if it is not ours.
+    private var network: FileDescriptor?
+
+    /// What is neither ours nor can be made again is refused: the containers' issue.
+    package static func check(_ processes: [ThreadID], _ context: DumpContext) throws -> Namespaces {
+        var found = Namespaces(), next = UInt32(Kind.allCases.count) + 1
+        func refuse(_ process: ThreadID, _ cause: String) throws {
+            try context.refuse(CheckpointError("dump", .task(process), "\(cause): not supported yet"))
+        }
+        for kind in Kind.allCases.map(\.rawValue) + ["pid_for_children", "time_for_children"] {
+            guard let own = try? Files.link("/proc/self/ns/\(kind)"), let root = processes.first else { continue }  // a kernel without this kind
+            // Unreadable where a namespace for children has no process yet (namespaces(7)).
+            let theirs = processes.map { (id: $0, namespace: try? Files.link("/proc/\($0)/ns/\(kind)")) }
+            guard let other = theirs.first(where: { $0.namespace != own }) else { continue }
+            guard kind == "net" || kind == "cgroup" else {
+                for (id, namespace) in theirs where namespace != own { try refuse(id, "its \(kind) namespace is one of its own (\(namespace ?? "empty"))") }
+                continue
+            }
+            for (id, namespace) in theirs where namespace != theirs[0].namespace {
+                try refuse(id, "its \(kind) namespace is another one than that of its tree's root")
+            }
+            if other.id != root { continue }
+            if kind == "net" {
+                found.network = try CheckpointError.about("dump", .task(root)) { try NetworkNamespace.open("/proc/\(root)/ns/net") }
+                found.ids.netNsID = next
+            } else { found.ids.cgroupNsID = next }
+            next += 1
+        }
+        return found
     }
 
-    /// Namespaces of their own come with the containers' issue: until then a tree that has some is refused.
-    package static func check(_ processes: [ThreadID], _ context: DumpContext) throws -> Namespaces {
-        let cgroup = processes.first.flatMap { try? Files.link("/proc/\($0)/ns/cgroup") }
-        for process in processes where (try? Files.link("/proc/\(process)/ns/cgroup")) != cgroup {
-            try context.refuse(CheckpointError("dump", .task(process), "its cgroup namespace is another one than that of its tree's root: not supported yet"))
-        }
-        for kind in Kind.allCases.filter({ $0 != .cgroup }).map(\.rawValue) + ["pid_for_children", "time_for_children"] {
-            guard let own = try? Files.link("/proc/self/ns/\(kind)") else { continue }  // a kernel without this kind
-            for process in processes {
-                // Unreadable where a namespace for children has no process yet (namespaces(7)).
-                let theirs = try? Files.link("/proc/\(process)/ns/\(kind)")
-                if theirs != own {
-                    try context.refuse(CheckpointError("dump", .task(process), "its \(kind) namespace is one of its own (\(theirs ?? "empty")): not supported yet"))
-                }
-            }
-        }
-        return Namespaces(hasCgroupNamespace: cgroup != (try? Files.link("/proc/self/ns/cgroup")))
+    /// Saves the tree's network namespace, if it is not ours, and holds its packets back.
+    package func saveNetwork(_ context: DumpContext) throws {
+        if network == nil { return }
+        try TreeNetwork.dump(as: ids.netNsID, context)
+        try PacketLock.holdNamespace(context)
+    }
+
+    /// Goes where the tree's network is, if that is not where we are: there its sockets are looked at. What a killed dump has left locked there is unlocked.
+    package func enterNetwork(_ context: DumpContext) throws -> NetworkStay? {
+        guard let network else { return nil }
+        context.networkNamespaceID = ids.netNsID
+        let stay = try CheckpointError.about("dump", .object("the tree's network namespace"), remedy: "run as root, or with CAP_SYS_ADMIN") { try NetworkStay(in: network) }
+        let hook = context.hook
+        context.hook = { point in try stay.outside { try hook(point) } }  // action scripts are of our network
+        if context.purpose == .dump { PacketLock.liftStale(context.log) }
+        return stay
     }
 }
 

@@ -8,11 +8,10 @@ import TCPRepair
 /// 1. their entries in files.img: options, which stand still with the tree, and would be others in repair mode;
 /// 2. lock: from here to the restore nothing reaches them, and nothing that they send reaches anybody;
 /// 3. all into repair mode, queues and numbers into tcp-stream images, all out of it: milliseconds, watched by a guard (`PausedSockets`);
-/// 4. when the tree runs on, the lock is lifted; when it is left stopped, one stays until a restore or `network-unlock`; when it is to be killed, another lock is left for the restore, and the sockets, of which
-///    we hold the last descriptors, are closed in repair mode, which tells the peers nothing.
+/// 4. what becomes of the lock then, `PacketLock` says; when the tree is to be killed, the sockets, of which we hold the last descriptors, are closed in repair
+///    mode, which tells the peers nothing.
 package final class TCPDump: DumpState {
     private var files: [OpenFile] = []
-    private var lock: ConnectionLock?
     package init() {}
 
     func take(_ file: OpenFile, _ peer: InetAddress, _ context: DumpContext) throws {
@@ -34,7 +33,7 @@ package final class TCPDump: DumpState {
         let keeps = context.settings.tcpEstablished && !context.settings.tcpClose
         let fresh = InetDump()
         var entries = try files.map { try InetSocket.dump($0, context, list: fresh).isk }
-        if keeps && context.settings.locksNetwork && context.purpose == .dump { try hold(context) }
+        if keeps { try hold(context) }
         if keeps {
             let began = Clock.monotonic()
             let paused = try CheckpointError.about("pause", .object("the tree's TCP connections"), remedy: "run as root, or with CAP_NET_ADMIN") {
@@ -49,15 +48,8 @@ package final class TCPDump: DumpState {
             (file.type, file.id, file.isk) = (.inetsk, entry.id, entry)
             try context.add(file)
         }
-        switch context.purpose == .dump ? context.settings.ending : .leaveRunning {
-        case .kill:
-            if keeps {
-                endQuietly(context)
-                leaveLocked(context)  // should it come to nothing (`Dump.Request.handOver`)
-            }
-        case .leaveStopped: if keeps { leaveLocked(context) }
-        case .leaveRunning: release(context)
-        }
+        if context.purpose == .dump, keeps, context.settings.ending == .kill { endQuietly(context) }
+        if context.settings.ending == .leaveRunning || context.purpose != .dump { context.state(of: PacketLock.self).release(context) }
     }
 
     private func save(_ file: OpenFile, _ entry: inout InetSkEntry, _ context: DumpContext) throws {
@@ -75,58 +67,22 @@ package final class TCPDump: DumpState {
     }
 
     private func hold(_ context: DumpContext) throws {
-        try context.hook("network-lock")
         let connections = try files.compactMap { file -> ConnectionLock.Connection? in
             guard let local = InetAddress(try file.descriptor.localAddress()), let peer = InetAddress(ofPeer: file.descriptor) else { return nil }
             return .init(local: local, peer: peer)
         }
-        let made = try CheckpointError.about("lock", .object("the network"), remedy: "load the kernel module nf_tables, or do without with --network-lock skip") {
-            try ConnectionLock(connections, name: "stasis-\(ThreadID.current)-\(context.runID.prefix(8))")
-        }
-        lock = made
-        context.undo.append { [unowned context] in self.release(context) }
-    }
-
-    private func release(_ context: DumpContext) {
-        guard let held = lock else { return }
-        lock = nil
-        held.lift()
-        try? context.hook("network-unlock")
-    }
-
-    /// Whoever left the tree stopped will kill it when it runs elsewhere, and the peers are not to hear of that; or let it run on.
-    private func leaveLocked(_ context: DumpContext) {
-        if lock == nil { return }
-        context.beforeStop.append { [unowned context] in
-            let name = NetworkLockName.of(context.runID)
-            try CheckpointError.about("lock", .object("the network")) { try self.lock?.leave(as: name, unlessAlive: nil) }
-            self.lock?.lift()
-            self.lock = nil
-            context.log.warn("the tree's TCP connections stay locked until it is restored; where it is to run on: stasis network-unlock \(name)")
-        }
+        try context.state(of: PacketLock.self).hold(connections, context)
     }
 
     /// The dump ends with the tree's death: the peers are not to hear of it.
     private func endQuietly(_ context: DumpContext) {
-        context.beforeKill.append { [unowned context] in
-            try CheckpointError.about("lock", .object("the network")) {
-                try self.lock?.leave(as: NetworkLockName.of(context.runID), unlessAlive: context.processes[0])
-            }
-        }
         context.afterKill.append { [unowned context] in
             if let paused = try? PausedSockets(self.files.map(\.descriptor)) {
                 paused.abandon()
             } else { context.log.warn("the TCP connections could not be closed in silence") }
             self.files = []
-            self.lock?.lift()
-            self.lock = nil
         }
     }
-}
-
-/// The table that stays between a dump and its restore: CRIU's own name for it, so that either's restore lifts the other's lock.
-package enum NetworkLockName {
-    package static func of(_ runID: String) -> String { String("CRIU-\(runID)".prefix(26)) }
 }
 
 extension TcpStreamEntry {

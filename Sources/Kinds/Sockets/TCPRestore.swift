@@ -12,6 +12,7 @@ package final class TCPRestore: DumpState {
     package init() {}
 
     func make(_ entries: [InetSkEntry], _ context: RestoreContext) throws {
+        PacketLock.liftBeforeRun(context)
         context.beforeRun.append { [unowned context] in self.release(context) }
         for entry in entries {
             try CheckpointError.about("restore", .inetSocket(entry)) {
@@ -86,11 +87,8 @@ package final class TCPRestore: DumpState {
         }
     }
 
-    /// Nothing can fail any more: packets come through, the connections speak.
+    /// Nothing can fail any more, and packets come through: the connections speak.
     private func release(_ context: RestoreContext) {
-        do throws(SyscallError) {
-            if try ConnectionLock.lift(NetworkLockName.of(context.runID)) { context.log.info("network lock lifted") }
-        } catch { context.log.error("the network lock \(NetworkLockName.of(context.runID)) stays: \(error); lift it with stasis network-unlock") }
         for (connection, entry) in connections {
             do throws(SyscallError) { try connection.resume() } catch { context.log.error("\(CheckpointError.Subject.inetSocket(entry)): \(error)") }
         }
