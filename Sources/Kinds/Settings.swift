@@ -20,6 +20,8 @@ package struct DumpSettings: Sendable, Equatable {
     /// --network-lock skip turns it off: packets that come while the tree is frozen are then answered by the kernel, or lost.
     package var locksNetwork = true
     package var fileValidation = FileValidation.buildID
+    /// --empty-ns net: nothing of a network namespace but that there is one.
+    package var emptyNetwork = false
     /// --external KIND[ID]:VALUE, as given.
     package var external: [String] = []
     /// --timeout, seconds for stopping and collecting the tasks.
@@ -46,6 +48,14 @@ package struct DumpSettings: Sendable, Equatable {
     /// --cpu-cap: cpuinfo.img is written.
     package var processor = false
     package init() {}
+}
+
+extension [String] {
+    /// Of those of --external: VALUE of KIND[ID]:VALUE.
+    func value(_ kind: String, _ id: some CustomStringConvertible) -> String? {
+        let key = "\(kind)[\(id)]:"
+        return last { $0.hasPrefix(key) }.map { String($0.dropFirst(key.count)) }
+    }
 }
 
 /// What a restore was asked for.

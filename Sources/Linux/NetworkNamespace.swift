@@ -49,7 +49,8 @@ public enum NetworkNamespace {
 
 /// This thread's stay in a network namespace that is not its own, until `leave` or the end of the value. Other threads stay where they are.
 public final class NetworkStay {
-    private let own: FileDescriptor
+    /// Where this thread has come from.
+    public let own: FileDescriptor
     public let place: FileDescriptor
     private var isThere = true
 

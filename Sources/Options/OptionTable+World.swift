@@ -21,8 +21,11 @@ extension OptionTable {
         OptionRow("network-lock", taking: .required("MODE"), [.dump, .migrate], .network, "hold packets back: nftables; iptables (default) means the same here; skip or none") {
             (options, value) throws(OptionError) in options.networkLock = try value.choice()
         },
-        OptionRow("veth-pair", taking: .required("IN=OUT"), both, .network, status: .notYet("network namespaces"), "outside name of a veth device (better: --external veth[])") {
-            $0.vethPairs.append($1.text)
+        OptionRow("veth-pair", taking: .required("IN=OUT"), both, .network, "outside name of a veth device (better: --external veth[])") {
+            (options, value) throws(OptionError) in
+            let names = value.text.split(separator: "=", maxSplits: 1).map(String.init)
+            guard names.count == 2 else { throw .usage("--veth-pair \"\(value.text)\": no pair of names", try: "IN=OUT") }
+            options.externals.append(External(kind: .veth, id: names[0], value: names[1]))
         },
     ]
 

@@ -82,7 +82,6 @@ package struct Options: Sendable, Equatable {
     package var skipInFlight = false
     package var networkLock = NetworkLock.iptables
     package var addressRemaps: [InetAddressRemap] = []
-    package var vethPairs: [String] = []
 
     // Namespaces, mounts, security
     package var root: String?

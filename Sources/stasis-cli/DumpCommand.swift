@@ -82,6 +82,7 @@ extension DumpSettings {
         skipInFlight = options.skipInFlight
         locksNetwork = options.networkLock != .skip && options.networkLock != .none
         fileValidation = .init(options.fileValidation)
+        emptyNetwork = options.emptyNetworkNamespace
         external = options.externals.map(\.text) + options.externalUnixSockets.named
         timeout = Int(options.timeout)
         freezeCgroup = options.freezeCgroup

@@ -133,7 +133,7 @@ func refusal(_ words: String..., environment: [String: String] = [:], files: [St
     }
 
     @Test("what comes later is refused where it would have an effect", arguments: [
-        ["restore", "--join-ns", "uts:1"], ["restore", "-r", "/"], ["restore", "--veth-pair", "a=b"],
+        ["restore", "--join-ns", "uts:1"], ["restore", "-r", "/"],
         ["restore", "-M", "a:b"], ["restore", "--enable-fs", "all"],
         ["service"], ["swrk", "3"],
     ]) func notYet(words: [String]) {

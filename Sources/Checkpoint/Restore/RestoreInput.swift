@@ -63,7 +63,11 @@ struct RestoreInput {
     }
 
     func network(_ settings: RestoreSettings) throws -> TreeNetwork {
-        try TreeNetwork(processes.sorted { $0.key < $1.key }.map(\.value.ids), besides: inventory.rootIds, networks, settings)
+        let network = try TreeNetwork(processes.sorted { $0.key < $1.key }.map(\.value.ids), besides: inventory.rootIds, networks, settings)
+        if let other = files.values.first(where: { ![nil, 0, network.id].contains($0.networkNamespaceID) }) {
+            throw CheckpointError("restore", .image("files.img"), "file id \(other.id) is of another network namespace than the tree: not supported yet")
+        }
+        return network
     }
 
     /// Ids that are taken here, said before anything is made. Tasks that a dump has just killed may need a moment to be gone.
@@ -93,6 +97,20 @@ struct RestoreInput {
         return context.filesByType.compactMapValues { files in
             let mine = files[0].type == .reg || files[0].type == .memfd ? files.filter { used.contains($0.id) } : files
             return mine.isEmpty ? nil : mine
+        }
+    }
+}
+
+extension FileEntry {
+    /// Of sockets and tun files: the network namespace that they belong to.
+    fileprivate var networkNamespaceID: UInt32? {
+        switch type {
+        case .inetsk: isk.hasNsID ? isk.nsID : nil
+        case .unixsk: usk.hasNsID ? usk.nsID : nil
+        case .packetsk: psk.hasNsID ? psk.nsID : nil
+        case .netlinksk: nlsk.hasNsID ? nlsk.nsID : nil
+        case .tunf: tunf.hasNsID ? tunf.nsID : nil
+        default: nil
         }
     }
 }

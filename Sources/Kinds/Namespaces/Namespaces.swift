@@ -23,6 +23,13 @@ package struct Namespaces {
         func refuse(_ process: ThreadID, _ cause: String) throws {
             try context.refuse(CheckpointError("dump", .task(process), "\(cause): not supported yet"))
         }
+        let another = "another one than that of its tree's root", leaders = Set(processes)
+        // A thread may go elsewhere alone (setns(2)); what it opens is of that network.
+        if let root = processes.first, let network = try? Files.status("/proc/\(root)/ns/net").inode {
+            for thread in context.members where !leaders.contains(thread) && (try? Files.status("/proc/\(thread)/ns/net").inode) ?? network != network {
+                try refuse(thread, "its net namespace is \(another)")
+            }
+        }
         for kind in Kind.allCases.map(\.rawValue) + ["pid_for_children", "time_for_children"] {
             guard let own = try? Files.link("/proc/self/ns/\(kind)"), let root = processes.first else { continue }  // a kernel without this kind
             // Unreadable where a namespace for children has no process yet (namespaces(7)).
@@ -33,7 +40,7 @@ package struct Namespaces {
                 continue
             }
             for (id, namespace) in theirs where namespace != theirs[0].namespace {
-                try refuse(id, "its \(kind) namespace is another one than that of its tree's root")
+                try refuse(id, "its \(kind) namespace is \(another)")
             }
             if other.id != root { continue }
             if kind == "net" {
@@ -47,9 +54,11 @@ package struct Namespaces {
 
     /// Saves the tree's network namespace, if it is not ours, and holds its packets back.
     package func saveNetwork(_ context: DumpContext) throws {
-        if network == nil { return }
-        try TreeNetwork.dump(as: ids.netNsID, context)
-        try PacketLock.holdNamespace(context)
+        guard let network else { return }
+        let key = context.settings.external.value("net", try network.status().inode)
+        try TreeNetwork.dump(as: ids.netNsID, external: key, context)
+        // Others live in one that is external: of their packets none is held back.
+        if key == nil { try PacketLock.holdNamespace(context) }
     }
 
     /// Goes where the tree's network is, if that is not where we are: there its sockets are looked at. What a killed dump has left locked there is unlocked.

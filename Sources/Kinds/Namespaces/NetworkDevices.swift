@@ -85,7 +85,7 @@ enum NetworkDevices {
                 if device.type == .tun { return try TunFile.makeInterface(device, context) }
                 let body = try message(for: device, all: devices, stay, context)
                 try netlink.change(RouteNetlink.newLink, flags: NetlinkMessage.create | 0x200 /* NLM_F_EXCL */, body)
-                if device.type == .veth, device.hasPeerNsid { made.insert(device.peerIfindex) }
+                if device.type == .veth { if device.hasPeerNsid { made.insert(device.peerIfindex) } else { try connect(device, stay, context) } }
             }
             made.insert(device.ifindex)
         }
@@ -133,6 +133,20 @@ enum NetworkDevices {
             }
             return header(peer.ifindex) + properties(peer)
         }
-        throw CheckpointError("restore", subject(device.name), "its other end was outside the tree's network namespace: not supported yet", remedy: "put the tree into a namespace that has it, with --join-ns net:FILE")
+        guard let outside = context.settings.external.value("veth", device.name), !outside.isEmpty else {
+            throw CheckpointError("restore", subject(device.name), "its other end was outside the tree's network namespace", remedy: "name that end with --external veth[\(device.name)]:NAME, or NAME@BRIDGE to make it a port of a bridge; or put the tree into a namespace that has it, with --join-ns net:FILE")
+        }
+        return header(0) + NetlinkMessage.attribute(name, text: String(outside.prefix { $0 != "@" })) + NetlinkMessage.attribute(namespaceDescriptor, UInt32(bitPattern: stay.own.number))
+    }
+
+    /// The other end of a veth that leads out of the namespace, in ours: a port of the bridge that --external names behind the "@", and up.
+    private static func connect(_ device: NetDeviceEntry, _ stay: NetworkStay, _ context: RestoreContext) throws {
+        let parts = (context.settings.external.value("veth", device.name) ?? "").split(separator: "@", maxSplits: 1).map { Interface(String($0)) }
+        guard parts.count == 2 else { return }
+        try stay.outside {
+            let bridge = try CheckpointError.about("restore", subject(device.name), remedy: "make the bridge first") { try parts[1].index() }
+            try NetlinkConnection(0).change(RouteNetlink.newLink, header(try parts[0].index()) + NetlinkMessage.attribute(master, bridge))
+            try parts[0].set(flags: try parts[0].flags() | 1)  // IFF_UP
+        }
     }
 }

@@ -20,10 +20,12 @@ package struct TreeNetwork {
     // MARK: Dump
 
     /// Saves the namespace that this thread is in, in the order of a restore.
-    static func dump(as id: UInt32, _ context: DumpContext) throws {
+    /// - Parameter key: what --external net[INODE]:KEY calls it; nothing else of it is saved then.
+    static func dump(as id: UInt32, external key: String?, _ context: DumpContext) throws {
         var entry = NetnsEntry()
-        NetworkSysctls.dump(&entry)
+        if let key { entry.extKey = key } else if !context.settings.emptyNetwork { NetworkSysctls.dump(&entry) }
         try context.images.append(ImageFile<NetnsEntry>.netNamespace.name(id), entry)
+        if key != nil || context.settings.emptyNetwork { return }
         for device in try NetworkDevices.dump(in: id, context) { try context.images.append(ImageFile<NetDeviceEntry>.netDevices.name(id), device) }
         try context.attempt { try CheckpointError.about("dump", .object("the addresses and routes of the network namespace")) { try NetworkAddressing.dump(id, context) } }
         try PacketFilters.dump(id, context)
@@ -46,15 +48,23 @@ package struct TreeNetwork {
         if let other = ids.first(where: { [id] in $0.netNsID != id }) {
             throw CheckpointError("restore", .object("the tree"), "its processes were in several network namespaces, \(id) and \(other.netNsID) of the images: not supported yet")
         }
-        joined = try settings.joinedNetwork.map(Self.open)
+        let external = isOwn ? images[id].flatMap { $0.entry.hasExtKey ? $0.entry.extKey : nil } : nil
+        joined = try settings.joinedNetwork.map(Self.open) ?? external.flatMap { try Self.inherited($0, settings) }
         content = isOwn && joined == nil && !settings.emptyNetwork ? images[id] : nil
         guard isOwn, joined == nil, !settings.emptyNetwork else { return }
         let name = ImageFile<NetnsEntry>.netNamespace.name(id)
         guard let content else { throw CheckpointError("restore", .image(name), "it is missing", remedy: "put the tree into an existing namespace with --join-ns net:PID|FILE, or make an empty one with --empty-ns net") }
         guard !content.entry.hasExtKey else {
-            throw CheckpointError("restore", .image(name), "the network namespace \(content.entry.extKey) was not dumped (--external): not supported yet", remedy: "put the tree into it with --join-ns net:PID|FILE")
+            throw CheckpointError("restore", .image(name), "the network namespace \(content.entry.extKey) was not dumped (--external net)", remedy: "open its file and give it with --inherit-fd fd[N]:\(content.entry.extKey), or with --join-ns net:FILE")
         }
         try PacketFilters.check(content)
+    }
+
+    /// --inherit-fd for an external one.
+    private static func inherited(_ key: String, _ settings: RestoreSettings) throws -> FileDescriptor? {
+        try settings.inherited.first { $0.key == key }.map { given in
+            try CheckpointError.about("join", .object("network namespace \(key)"), remedy: "give the descriptor of a network namespace with --inherit-fd") { try NetworkNamespace.open("/proc/self/fd/\(given.descriptor)") }
+        }
     }
 
     /// `PID|FILE` of --join-ns.
@@ -83,6 +93,8 @@ package struct TreeNetwork {
     package func restore(_ stay: NetworkStay, _ context: RestoreContext) throws {
         guard let content else { return }
         for device in content.devices { context.networkDevices[device.name] = device }
+        // From outside nothing comes in before the tree is there to answer.
+        if content.devices.contains(where: { $0.type == .veth && !$0.hasPeerNsid }) { PacketLock.holdUntilRun(context) }
         try NetworkSysctls.restore(content.entry, skippingMissing: context.settings.weakSysctls)
         try NetworkDevices.restore(content.devices, stay, context)
         try NetworkAddressing.restore(content)

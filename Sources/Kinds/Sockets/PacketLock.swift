@@ -80,6 +80,14 @@ package final class PacketLock: DumpState {
 
     // MARK: Restore
 
+    /// Holds back all packets of a new namespace until the tree runs. Without nf_tables the kernel answers them, as it would have if the tree were not there.
+    static func holdUntilRun(_ context: RestoreContext) {
+        do throws(SyscallError) {
+            let lock = try ConnectionLock(ofAllNamed: "stasis-\(ThreadID.current)")
+            context.beforeRun.append { lock.lift() }
+        } catch { context.log.warn("packets that come before the tree runs are not held back: \(error)") }
+    }
+
     /// Lifts the lock of the dump when nothing can fail any more: packets come through.
     package static func liftBeforeRun(_ context: RestoreContext) {
         let state = context.state(of: Self.self), table = name(context.runID)

@@ -7,17 +7,28 @@ extension EndToEnd {
     @Suite("mutated images", .serialized) struct MutatedImages {
         static let count = ProcessInfo.processInfo.environment["STASIS_MUTATIONS"].flatMap { Int($0) } ?? 500
 
-        @Test("are refused by name, or restored properly") func refused() throws {
-            let run = try Run("threads")
-            run.reporting(again: "STASIS_SEED=\(KilledDump.seed) swift test --filter MutatedImages", as: "mutated-images") { run in
-                try run.start(["--detached", "threads", "2"])
+        @Test("are refused by name, or restored properly") func refused() throws { try mutate("threads", ["2"], [], count: Self.count) { _ in true } }
+
+        /// Messages that a restore gives to the kernel, and text that it gives to programs.
+        @Test("of a network namespace are refused by name, or restored properly") func refusedNetwork() throws {
+            let kinds = ["netns-", "netdev-", "ifaddr-", "route", "rule-", "nftables-", "iptables-"]
+            try mutate("network-namespace", [], ["--tcp-established"], count: Self.count / 5) { name in kinds.contains { name.hasPrefix($0) } }
+        }
+
+        /// - Parameter options: of dump and restore.
+        private func mutate(_ program: String, _ arguments: [String], _ options: [String], count: Int, _ isMutated: (String) -> Bool) throws {
+            let run = try Run(program)
+            (run.dumpOptions, run.restoreOptions) = (options, options)
+            run.reporting(again: "STASIS_SEED=\(KilledDump.seed) swift test --filter MutatedImages", as: "mutated-images-\(program)") { run in
+                try run.start(["--detached", program] + arguments)
                 try run.awaitReady()
                 try run.dumpAndKill()
-                let names = try FileManager.default.contentsOfDirectory(atPath: run.images).filter { $0.hasSuffix(".img") }.sorted()
+                let all = try FileManager.default.contentsOfDirectory(atPath: run.images).filter { $0.hasSuffix(".img") }.sorted()
+                let names = try all.filter { try isMutated($0) && !Data(contentsOf: URL(fileURLWithPath: run.images + "/" + $0)).isEmpty }
                 let original = Dictionary(uniqueKeysWithValues: names.map { ($0, FileManager.default.contents(atPath: run.images + "/" + $0) ?? Data()) })
                 var random = SplitMix(seed: KilledDump.seed + 99)
                 var wrong: [String] = []
-                for trial in 0..<Self.count {
+                for trial in 0..<count {
                     let what = try mutate(run.images, names, original, &random)
                     if let problem = try problem(run, names, verified: trial % 5 == 0 && what.isChange) { wrong.append("\(trial): \(what.text): \(problem)") }
                     run.killAll()
