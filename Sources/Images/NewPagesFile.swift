@@ -35,7 +35,8 @@ public final class NewPagesFile {
     /// Up to where somebody makes the checksums, and from where they are made.
     private var claimed: UInt64 = 0, madeFrom = UInt64.max
     private var changes: [Range<UInt64>] = []
-    private static let piece: UInt64 = 4 << 20
+    /// What one job sums: little of what may be little, for then somebody waits for the last of them.
+    private var piece: UInt64 { claimed < 16 << 20 ? 1 << 20 : 4 << 20 }
     /// Bytes for which a worker is not worth waking.
     private static let little: UInt64 = 1 << 18
 
@@ -65,7 +66,7 @@ public final class NewPagesFile {
 
     /// Everything before `end` (bytes, whole pages) is written.
     public func grew(to end: UInt64) {
-        while isSummed, end >= claimed + Self.piece { claim(claimed..<(claimed + Self.piece)) }
+        while isSummed, end >= claimed + piece { claim(claimed..<(claimed + piece)) }
     }
 
     /// These bytes were written once more.

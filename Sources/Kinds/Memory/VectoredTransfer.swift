@@ -6,9 +6,10 @@ import Synchronization
 
 /// Memory and places in a file, as arguments of preadv(2) or pwritev(2): at most 1,024 pieces (IOV_MAX) and `bytesPerCall` a call.
 package struct VectoredTransfer {
-    /// Bytes of one batch: small enough to say how it goes, and for checksums to follow closely; big enough not to be noticed (a batch
-    /// costs some 10 µs).
-    package static let bytesPerBatch: UInt64 = 1 << 26
+    /// Bytes of one batch: small enough to say how it goes; big enough not to be noticed (a batch costs some 10 µs).
+    private static let bytesPerBatch: UInt64 = 1 << 26
+    /// Of one that writes little: small enough for checksums to be made meanwhile.
+    private static let bytesPerSmallBatch: UInt64 = 1 << 21
     /// Of one beside which somebody else takes calls.
     private static let bytesPerSharedBatch: UInt64 = 1 << 24
     /// Small enough to be shared out among several tasks.
@@ -91,7 +92,8 @@ package struct VectoredTransfer {
         _ queue: Queue, isShared: Bool, _ name: String, _ number: Int32, _ descriptor: Int32, _ tasks: [GraftedTask], _ done: inout UInt64,
         _ report: (_ beginning: UInt64, _ all: UInt64) -> Void, _ check: (Call, _ result: Int) throws -> Void
     ) throws {
-        let takers = tasks.count + (isShared ? 1 : 0), mostBytes = isShared ? Self.bytesPerSharedBatch : Self.bytesPerBatch
+        let takers = tasks.count + (isShared ? 1 : 0)
+        let mostBytes = isShared ? Self.bytesPerSharedBatch : populates ? Self.bytesPerBatch : min(Self.bytesPerBatch, max(Self.bytesPerSmallBatch, queue.bytes / 8))
         while !queue.isEmpty {
             let share = min(mostBytes, queue.bytes / UInt64(takers))
             var running = [(task: GraftedTask, batch: Batch, sent: [(sent: Batch.Call, call: Call)])]()
