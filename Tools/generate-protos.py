@@ -206,6 +206,8 @@ EXTENSIONS = {
     ],
     "fifo_entry": [("optional", "uint32", "size", 20000, "pipe buffer, bytes (F_GETPIPE_SZ)")],
     "pipe_data_entry": [("repeated", "uint32", "packets", 20000, "packet mode (O_DIRECT): length of each packet; with the top bit set of bytes that are no packet")],
+    "netns_entry": [("repeated", "string", "sysctls", 20000, "NAME=VALUE of what was set below /proc/sys/net besides the fields above: ipv4/ip_default_ttl=58")],
+    "net_device_entry": [("optional", "bytes", "bridge", 20000, "attributes of a bridge (IFLA_BR_*) that can be set")],
     "mm_entry": [("repeated", "message stasis_vma_name", "vma_names", 20000, "")],
     "timerfd_entry": [("optional", "uint64", "absolute_ns", 20000, "expiry on the timer's own clock, for an absolute timer")],
     "posix_timer_entry": [("optional", "bool", "pending_rearm", 20000, "its signal is queued and rearms it when delivered")],

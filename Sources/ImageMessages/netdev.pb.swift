@@ -171,6 +171,16 @@ public nonisolated struct net_device_entry: @unchecked Sendable {
   /// Clears the value of `sit`. Subsequent reads from it will return its default value.
   public mutating func clearSit() {_uniqueStorage()._sit = nil}
 
+  /// attributes of a bridge (IFLA_BR_*) that can be set
+  public var bridge: Data {
+    get {_storage._bridge ?? Data()}
+    set {_uniqueStorage()._bridge = newValue}
+  }
+  /// Returns true if `bridge` has been explicitly set.
+  public var hasBridge: Bool {_storage._bridge != nil}
+  /// Clears the value of `bridge`. Subsequent reads from it will return its default value.
+  public mutating func clearBridge() {_uniqueStorage()._bridge = nil}
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -241,6 +251,9 @@ public nonisolated struct netns_entry: Sendable {
 
   public var ipv4Sysctl: [sysctl_entry] = []
 
+  /// NAME=VALUE of what was set below /proc/sys/net besides the fields above: ipv4/ip_default_ttl=58
+  public var sysctls: [String] = []
+
   public var unknownFields = SwiftProtobuf.UnknownStorage()
 
   public init() {}
@@ -256,7 +269,7 @@ nonisolated extension nd_type: SwiftProtobuf._ProtoNameProviding {
 
 nonisolated extension net_device_entry: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = "net_device_entry"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}type\0\u{1}ifindex\0\u{1}mtu\0\u{1}flags\0\u{1}name\0\u{1}tun\0\u{1}address\0\u{1}conf\0\u{1}conf4\0\u{1}conf6\0\u{1}macvlan\0\u{3}peer_ifindex\0\u{3}peer_nsid\0\u{1}master\0\u{1}sit\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{1}type\0\u{1}ifindex\0\u{1}mtu\0\u{1}flags\0\u{1}name\0\u{1}tun\0\u{1}address\0\u{1}conf\0\u{1}conf4\0\u{1}conf6\0\u{1}macvlan\0\u{3}peer_ifindex\0\u{3}peer_nsid\0\u{1}master\0\u{1}sit\0\u{2}Qx\u{4}bridge\0")
 
   fileprivate class _StorageClass {
     var _type: nd_type? = nil
@@ -274,6 +287,7 @@ nonisolated extension net_device_entry: SwiftProtobuf.Message, SwiftProtobuf._Me
     var _peerNsid: UInt32? = nil
     var _master: UInt32? = nil
     var _sit: sit_entry? = nil
+    var _bridge: Data? = nil
 
       // This property is used as the initial default value for new instances of the type.
       // The type itself is protecting the reference to its storage via CoW semantics.
@@ -299,6 +313,7 @@ nonisolated extension net_device_entry: SwiftProtobuf.Message, SwiftProtobuf._Me
       _peerNsid = source._peerNsid
       _master = source._master
       _sit = source._sit
+      _bridge = source._bridge
     }
   }
 
@@ -347,6 +362,7 @@ nonisolated extension net_device_entry: SwiftProtobuf.Message, SwiftProtobuf._Me
         case 13: try { try decoder.decodeSingularUInt32Field(value: &_storage._peerNsid) }()
         case 14: try { try decoder.decodeSingularUInt32Field(value: &_storage._master) }()
         case 15: try { try decoder.decodeSingularMessageField(value: &_storage._sit) }()
+        case 20000: try { try decoder.decodeSingularBytesField(value: &_storage._bridge) }()
         default: break
         }
       }
@@ -404,6 +420,9 @@ nonisolated extension net_device_entry: SwiftProtobuf.Message, SwiftProtobuf._Me
       try { if let v = _storage._sit {
         try visitor.visitSingularMessageField(value: v, fieldNumber: 15)
       } }()
+      try { if let v = _storage._bridge {
+        try visitor.visitSingularBytesField(value: v, fieldNumber: 20000)
+      } }()
     }
     try unknownFields.traverse(visitor: &visitor)
   }
@@ -428,6 +447,7 @@ nonisolated extension net_device_entry: SwiftProtobuf.Message, SwiftProtobuf._Me
         if _storage._peerNsid != rhs_storage._peerNsid {return false}
         if _storage._master != rhs_storage._master {return false}
         if _storage._sit != rhs_storage._sit {return false}
+        if _storage._bridge != rhs_storage._bridge {return false}
         return true
       }
       if !storagesAreEqual {return false}
@@ -484,7 +504,7 @@ nonisolated extension netns_id: SwiftProtobuf.Message, SwiftProtobuf._MessageImp
 
 nonisolated extension netns_entry: SwiftProtobuf.Message, SwiftProtobuf._MessageImplementationBase, SwiftProtobuf._ProtoNameProviding {
   public static let protoMessageName: String = "netns_entry"
-  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}def_conf\0\u{3}all_conf\0\u{3}def_conf4\0\u{3}all_conf4\0\u{3}def_conf6\0\u{3}all_conf6\0\u{1}nsids\0\u{3}ext_key\0\u{3}unix_conf\0\u{3}ipv4_sysctl\0")
+  public static let _protobuf_nameMap = SwiftProtobuf._NameMap(bytecode: "\0\u{3}def_conf\0\u{3}all_conf\0\u{3}def_conf4\0\u{3}all_conf4\0\u{3}def_conf6\0\u{3}all_conf6\0\u{1}nsids\0\u{3}ext_key\0\u{3}unix_conf\0\u{3}ipv4_sysctl\0\u{2}Vx\u{4}sysctls\0")
 
   public var isInitialized: Bool {
     if !SwiftProtobuf.Internal.areAllInitialized(self.defConf4) {return false}
@@ -513,6 +533,7 @@ nonisolated extension netns_entry: SwiftProtobuf.Message, SwiftProtobuf._Message
       case 8: try { try decoder.decodeSingularStringField(value: &self._extKey) }()
       case 9: try { try decoder.decodeRepeatedMessageField(value: &self.unixConf) }()
       case 10: try { try decoder.decodeRepeatedMessageField(value: &self.ipv4Sysctl) }()
+      case 20000: try { try decoder.decodeRepeatedStringField(value: &self.sysctls) }()
       default: break
       }
     }
@@ -553,6 +574,9 @@ nonisolated extension netns_entry: SwiftProtobuf.Message, SwiftProtobuf._Message
     if !self.ipv4Sysctl.isEmpty {
       try visitor.visitRepeatedMessageField(value: self.ipv4Sysctl, fieldNumber: 10)
     }
+    if !self.sysctls.isEmpty {
+      try visitor.visitRepeatedStringField(value: self.sysctls, fieldNumber: 20000)
+    }
     try unknownFields.traverse(visitor: &visitor)
   }
 
@@ -567,6 +591,7 @@ nonisolated extension netns_entry: SwiftProtobuf.Message, SwiftProtobuf._Message
     if lhs._extKey != rhs._extKey {return false}
     if lhs.unixConf != rhs.unixConf {return false}
     if lhs.ipv4Sysctl != rhs.ipv4Sysctl {return false}
+    if lhs.sysctls != rhs.sysctls {return false}
     if lhs.unknownFields != rhs.unknownFields {return false}
     return true
   }

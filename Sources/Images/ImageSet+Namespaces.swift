@@ -73,6 +73,12 @@ extension ImageSet {
             variables.expect(ipc.variables.semCtls.count == 4, "sem_ctls", "it has \(ipc.variables.semCtls.count) words, 4 are needed", &findings)
         }
         for (id, net) in namespaces.net {
+            for (index, sysctl) in net.entry.sysctls.enumerated() {
+                let place = Place(file: ImageFile<NetnsEntry>.netNamespace.name(id), entry: 0), name = sysctl.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false)
+                place.text(sysctl, upTo: Limits.path, "sysctls[\(index)]", &findings)
+                let isName = name.count == 2 && name[0].split(separator: "/", omittingEmptySubsequences: false).allSatisfy { !["", ".", ".."].contains($0) }
+                place.expect(isName, "sysctls[\(index)]", "\"\(sysctl)\" is no NAME=VALUE below /proc/sys/net", &findings)
+            }
             for (index, device) in net.devices.enumerated() {
                 let place = Place(file: ImageFile<NetDeviceEntry>.netDevices.name(id), entry: index)
                 place.text(device.name, upTo: 15, "name", &findings)  // IFNAMSIZ

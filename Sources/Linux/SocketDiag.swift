@@ -76,22 +76,22 @@ public enum SocketDiag {
         var at = 0
         while at + 16 <= bytes.count {
             let length = Int(bytes.word(UInt32.self, at: at)), kind = bytes.word(UInt32.self, at: at + 4)
-            guard length >= 16, length <= bytes.count - at else { throw SyscallError("sock_diag", nil, 71 /* EPROTO */) }
+            guard length >= 16, length <= bytes.count - at else { throw SyscallError("netlink", nil, 71 /* EPROTO */) }
             let payload = bytes[(at + 16)..<(at + length)]
             switch UInt16(truncatingIfNeeded: kind) {
             case 3:  // what the dump ended with: 0 or minus errno
                 let code = payload.count >= 4 ? Int32(bitPattern: bytes.word(UInt32.self, at: at + 16)) : 0
-                if code < 0 && code > -4096 { throw SyscallError("sock_diag", nil, -code) }
+                if code < 0 && code > -4096 { throw SyscallError("netlink", nil, -code) }
                 return .done
             case 2:
                 let code = payload.count >= 4 ? Int32(bitPattern: bytes.word(UInt32.self, at: at + 16)) : -71
                 if code == 0 { return .done }
-                throw SyscallError("sock_diag", nil, code < 0 && code > -4096 ? -code : 71)
+                throw SyscallError("netlink", nil, code < 0 && code > -4096 ? -code : 71)
             default: body(kind, payload)
             }
             at += (length + 3) & ~3
         }
-        if at == 0 { throw SyscallError("sock_diag", nil, 71) }
+        if at == 0 { throw SyscallError("netlink", nil, 71) }
         return .more
     }
 

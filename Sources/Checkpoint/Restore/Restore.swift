@@ -403,7 +403,7 @@ package final class Restore {
             }
         }
         try takeLocks()
-        try network.restoreFilters()
+        try network.restoreFilters(context)
         for (process, _) in owners { try process.run { $0.call("close", SYS_close, .init(process.socket)) } }
         DeadProcess.end(context)
         context.forgetDescriptors()

@@ -34,11 +34,20 @@ enum NetworkDevices {
     /// Made by the kernel in every namespace when the module of the tunnel is loaded.
     private static let fallbacks: Set<String> = ["tunl0", "gre0", "gretap0", "erspan0", "sit0", "ip6tnl0", "ip6gre0", "ip_vti0", "ip6_vti0"]
 
+    /// IFLA_BR_FORWARD_DELAY, _HELLO_TIME, _MAX_AGE, _AGEING_TIME, _STP_STATE, _PRIORITY, _VLAN_FILTERING, _VLAN_PROTOCOL, _GROUP_FWD_MASK: the others tell how it is going.
+    /// - Parameter other: where a value is the same as there it is left out.
+    private static func settable(bridge data: [UInt16: [UInt8]], besides other: [UInt16: [UInt8]] = [:]) -> [UInt8] {
+        (UInt16(1)...9).flatMap { type in data[type].map { $0 == other[type] ? [] : NetlinkMessage.attribute(type, $0) } ?? [] }
+    }
+
     // MARK: Dump
 
     static func dump(in namespace: UInt32, _ context: DumpContext) throws -> [NetDeviceEntry] {
-        let links = try NetlinkConnection(0).list(RouteNetlink.getLink, [UInt8](repeating: 0, count: 16)).compactMap { Link($0.body) }
-        return try links.filter { !fallbacks.contains($0.name) }.compactMap { link in try context.attempt { try dump(link, in: namespace) } }
+        try links(NetlinkConnection(0)).filter { !fallbacks.contains($0.name) }.compactMap { link in try context.attempt { try dump(link, in: namespace) } }
+    }
+
+    private static func links(_ netlink: NetlinkConnection) throws(SyscallError) -> [Link] {
+        try netlink.list(RouteNetlink.getLink, [UInt8](repeating: 0, count: 16)).compactMap { Link($0.body) }
     }
 
     private static func dump(_ link: Link, in namespace: UInt32) throws -> NetDeviceEntry {
@@ -47,7 +56,9 @@ enum NetworkDevices {
         switch link.kind {
         case "" where link.isLoopback: entry.type = .loopback
         case "veth": entry.type = .veth
-        case "bridge": entry.type = .bridge
+        case "bridge":
+            entry.type = .bridge
+            entry.bridge = .init(imageBytes: settable(bridge: link.data))
         case "macvlan":
             if link.isRelatedElsewhere { throw CheckpointError("dump", link.subject, "the interface it stands on is in another network namespace: not supported yet", remedy: script) }
             entry.type = .macvlan
@@ -85,6 +96,7 @@ enum NetworkDevices {
                 if device.type == .tun { return try TunFile.makeInterface(device, context) }
                 let body = try message(for: device, all: devices, stay, context)
                 try netlink.change(RouteNetlink.newLink, flags: NetlinkMessage.create | 0x200 /* NLM_F_EXCL */, body)
+                if device.type == .bridge { try setOptions(of: device, netlink) }
                 if device.type == .veth { if device.hasPeerNsid { made.insert(device.peerIfindex) } else { try connect(device, stay, context) } }
             }
             made.insert(device.ifindex)
@@ -99,6 +111,15 @@ enum NetworkDevices {
                 try interface.set(flags: device.flags)
             }
         }
+    }
+
+    /// What a new bridge has otherwise: kernels without VLANs, for instance, refuse to be told about them.
+    private static func setOptions(of bridge: NetDeviceEntry, _ netlink: NetlinkConnection) throws(SyscallError) {
+        let now = try links(netlink).first { $0.index == bridge.ifindex }
+        let data = settable(bridge: NetlinkMessage.attributes(Array(bridge.bridge)), besides: now?.data ?? [:])
+        if data.isEmpty { return }
+        let info = NetlinkMessage.attribute(infoKind, text: "bridge") + NetlinkMessage.attribute(infoData | nested, data)
+        try netlink.change(RouteNetlink.newLink, header(bridge.ifindex) + NetlinkMessage.attribute(linkInfo | nested, info))
     }
 
     private static func header(_ index: UInt32) -> [UInt8] { little32(0) + little32(index) + little32(0) + little32(0) }

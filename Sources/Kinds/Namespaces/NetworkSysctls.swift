@@ -23,7 +23,7 @@ enum NetworkSysctls {
     static let duplicateDetection = "accept_dad"
     private static let texts: Set<String> = ["stable_secret"]
 
-    private static func path(_ version: String, _ device: String, _ name: String) -> String { "/proc/sys/net/\(version)/conf/\(device)/\(name)" }
+    private static func path(_ version: String, _ device: String, _ name: String) -> String { "\(root)\(version)/conf/\(device)/\(name)" }
 
     // MARK: Dump
 
@@ -51,7 +51,28 @@ enum NetworkSysctls {
         if range.sarg.split(whereSeparator: \.isWhitespace) == ["1", "0"] { range.clearSarg() }  // nobody, as in every new namespace
         entry.ipv4Sysctl = [range]
     }
-    private static let unixQueue = "/proc/sys/net/unix/max_dgram_qlen", pingRange = "/proc/sys/net/ipv4/ping_group_range"
+
+    /// NAME=VALUE of all the others that a new namespace does not have so, which it takes one to know.
+    static func changed() throws(SyscallError) -> [String] {
+        let here = others(), stay = try NetworkStay(), fresh = others()
+        stay.leave()
+        return here.filter { fresh[$0.key] != $0.value }.map { "\($0)=\($1)" }.sorted()
+    }
+
+    /// What can be read and set, but for what is of interfaces and what the images have a place of their own for.
+    private static func others(in folder: String = "") -> [String: String] {
+        var found = [String: String]()
+        for name in (try? Files.names(in: root + folder)) ?? [] where !["conf", "neigh"].contains(name) {
+            guard let status = try? Files.status(root + folder + name), !elsewhere.contains(folder + name) else { continue }
+            if status.type == S_IFDIR { found.merge(others(in: "\(folder)\(name)/")) { _, last in last } }
+            else if status.mode & 0o200 != 0, let text = try? Files.text(root + folder + name) { found[folder + name] = String(text.split(separator: "\n").first ?? "") }
+        }
+        return found
+    }
+    private static let root = "/proc/sys/net/"
+    /// ip_forward is what conf/all/forwarding is, and writing it changes that of every interface.
+    private static let elsewhere: Set<String> = ["unix/max_dgram_qlen", "ipv4/ping_group_range", "ipv4/ip_forward"]
+    private static let unixQueue = root + "unix/max_dgram_qlen", pingRange = root + "ipv4/ping_group_range"
 
     // MARK: Restore
 
@@ -67,6 +88,16 @@ enum NetworkSysctls {
     static func restore(_ device: String, _ conf4: [SysctlEntry], _ conf6: [SysctlEntry], skippingMissing: Bool) throws {
         for (version, names, values) in [("ipv4", ipv4, conf4), ("ipv6", ipv6, conf6)] {
             for (name, value) in zip(names, values) where name != duplicateDetection { try set(path(version, device, name), value, skippingMissing) }
+        }
+    }
+
+    /// - Parameter all: also those that come with packet filters.
+    static func restoreChanged(_ sysctls: [String], all: Bool, skippingMissing: Bool) throws {
+        for sysctl in sysctls {
+            let parts = sysctl.split(separator: "=", maxSplits: 1, omittingEmptySubsequences: false).map(String.init)
+            var value = SysctlEntry()
+            (value.type, value.sarg) = (.ctlStr, parts.last ?? "")
+            try set(root + parts[0], value, skippingMissing || !all)
         }
     }
 

@@ -23,7 +23,10 @@ package struct TreeNetwork {
     /// - Parameter key: what --external net[INODE]:KEY calls it; nothing else of it is saved then.
     static func dump(as id: UInt32, external key: String?, _ context: DumpContext) throws {
         var entry = NetnsEntry()
-        if let key { entry.extKey = key } else if !context.settings.emptyNetwork { NetworkSysctls.dump(&entry) }
+        if let key { entry.extKey = key } else if !context.settings.emptyNetwork {
+            NetworkSysctls.dump(&entry)
+            entry.sysctls = try CheckpointError.about("dump", .object("the sysctls of the network namespace")) { try NetworkSysctls.changed() }
+        }
         try context.images.append(ImageFile<NetnsEntry>.netNamespace.name(id), entry)
         if key != nil || context.settings.emptyNetwork { return }
         for device in try NetworkDevices.dump(in: id, context) { try context.images.append(ImageFile<NetDeviceEntry>.netDevices.name(id), device) }
@@ -96,6 +99,7 @@ package struct TreeNetwork {
         // From outside nothing comes in before the tree is there to answer.
         if content.devices.contains(where: { $0.type == .veth && !$0.hasPeerNsid }) { PacketLock.holdUntilRun(context) }
         try NetworkSysctls.restore(content.entry, skippingMissing: context.settings.weakSysctls)
+        try NetworkSysctls.restoreChanged(content.entry.sysctls, all: false, skippingMissing: true)
         try NetworkDevices.restore(content.devices, stay, context)
         try NetworkAddressing.restore(content)
         for (device, conf6) in [("all", content.entry.allConf6), ("default", content.entry.defConf6)] + content.devices.map({ ($0.name, $0.conf6) }) {
@@ -104,9 +108,10 @@ package struct TreeNetwork {
     }
 
     /// When all sockets are there: connections are brought back by packets of ours, which no rule is to stop.
-    package func restoreFilters() throws {
+    package func restoreFilters(_ context: RestoreContext) throws {
         guard let content else { return }
         try PacketFilters.restore(content)
+        try NetworkSysctls.restoreChanged(content.entry.sysctls, all: true, skippingMissing: context.settings.weakSysctls)
         try CheckpointError.about("restore", .object("the network namespace's table of connections (conntrack)")) {
             try ConnectionTracking.add(content.connections + content.expectations)
         }
