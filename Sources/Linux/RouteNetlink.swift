@@ -3,7 +3,7 @@ import Glibc
 
 /// rtnetlink(7): addresses and routes of an interface, as raw messages that can be sent again.
 public enum RouteNetlink {
-    public static let newLink: UInt16 = 16, getLink: UInt16 = 18, newAddress: UInt16 = 20, getAddress: UInt16 = 22, newRoute: UInt16 = 24, getRoute: UInt16 = 26
+    public static let newLink: UInt16 = 16, deleteLink: UInt16 = 17, getLink: UInt16 = 18, newAddress: UInt16 = 20, getAddress: UInt16 = 22, newRoute: UInt16 = 24, getRoute: UInt16 = 26
     public static let newRule: UInt16 = 32, deleteRule: UInt16 = 33, getRule: UInt16 = 34, newNamespaceID: UInt16 = 88, getNamespaceID: UInt16 = 90
 
     /// Addresses of an interface: struct ifaddrmsg with its attributes.

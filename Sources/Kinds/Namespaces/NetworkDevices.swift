@@ -97,7 +97,7 @@ enum NetworkDevices {
                 let body = try message(for: device, all: devices, stay, context)
                 try netlink.change(RouteNetlink.newLink, flags: NetlinkMessage.create | 0x200 /* NLM_F_EXCL */, body)
                 if device.type == .bridge { try setOptions(of: device, netlink) }
-                if device.type == .veth { if device.hasPeerNsid { made.insert(device.peerIfindex) } else { try connect(device, stay, context) } }
+                if device.type == .veth { if device.hasPeerNsid { made.insert(device.peerIfindex) } else if !context.checksOnly { try OuterEnd(of: device, context)?.connect(stay, context) } }
             }
             made.insert(device.ifindex)
         }
@@ -154,20 +154,40 @@ enum NetworkDevices {
             }
             return header(peer.ifindex) + properties(peer)
         }
-        guard let outside = context.settings.external.value("veth", device.name), !outside.isEmpty else {
+        guard let outside = OuterEnd(of: device, context) else {
             throw CheckpointError("restore", subject(device.name), "its other end was outside the tree's network namespace", remedy: "name that end with --external veth[\(device.name)]:NAME, or NAME@BRIDGE to make it a port of a bridge; or put the tree into a namespace that has it, with --join-ns net:FILE")
         }
-        return header(0) + NetlinkMessage.attribute(name, text: String(outside.prefix { $0 != "@" })) + NetlinkMessage.attribute(namespaceDescriptor, UInt32(bitPattern: stay.own.number))
+        try stay.outside { try outside.check(subject(device.name)) }
+        // A check shows the world outside nothing of it, nor any peer that could be answered.
+        if context.checksOnly { return header(device.ifindex | 1 << 30) }  // a number that no interface of the images has
+        return header(0) + NetlinkMessage.attribute(name, text: outside.interface.name) + NetlinkMessage.attribute(namespaceDescriptor, UInt32(bitPattern: stay.own.number))
     }
 
-    /// The other end of a veth that leads out of the namespace, in ours: a port of the bridge that --external names behind the "@", and up.
-    private static func connect(_ device: NetDeviceEntry, _ stay: NetworkStay, _ context: RestoreContext) throws {
-        let parts = (context.settings.external.value("veth", device.name) ?? "").split(separator: "@", maxSplits: 1).map { Interface(String($0)) }
-        guard parts.count == 2 else { return }
-        try stay.outside {
-            let bridge = try CheckpointError.about("restore", subject(device.name), remedy: "make the bridge first") { try parts[1].index() }
-            try NetlinkConnection(0).change(RouteNetlink.newLink, header(try parts[0].index()) + NetlinkMessage.attribute(master, bridge))
-            try parts[0].set(flags: try parts[0].flags() | 1)  // IFF_UP
+    /// The other end of a veth that leads out of the namespace, in ours: --external veth[NAME]:OUT@BRIDGE.
+    private struct OuterEnd {
+        let interface: Interface, bridge: Interface?
+
+        init?(of device: NetDeviceEntry, _ context: RestoreContext) {
+            let parts = (context.settings.external.value("veth", device.name) ?? "").split(separator: "@", maxSplits: 1).map { Interface(String($0)) }
+            guard let first = parts.first else { return nil }
+            (interface, bridge) = (first, parts.count > 1 ? parts[1] : nil)
+        }
+
+        func check(_ subject: CheckpointError.Subject) throws {
+            if (try? interface.index()) != nil { throw CheckpointError("restore", subject, "the name of its other end, \(interface.name), is taken", remedy: "remove that interface, or give another name with --external") }
+            guard let bridge else { return }
+            _ = try CheckpointError.about("restore", subject, remedy: "make the bridge first") { try bridge.index() }
+        }
+
+        /// A port of its bridge, and up. When the restore fails it goes before the lock of the namespace does.
+        func connect(_ stay: NetworkStay, _ context: RestoreContext) throws {
+            let (index, port) = try stay.outside { (try interface.index(), try bridge?.index()) }
+            context.undo.append { stay.outside { _ = try? NetlinkConnection(0).change(RouteNetlink.deleteLink, header(index)) } }
+            guard let port else { return }
+            try stay.outside {
+                try NetlinkConnection(0).change(RouteNetlink.newLink, header(index) + NetlinkMessage.attribute(master, port))
+                try interface.set(flags: try interface.flags() | 1)  // IFF_UP
+            }
         }
     }
 }
