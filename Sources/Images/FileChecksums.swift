@@ -14,21 +14,31 @@ public struct FileChecksums: Sendable {
     public static func write(in directory: FileDescriptor, _ seal: ImageSeal? = nil, ownPages: Bool = true) throws(ImageError) {
         let names: [String]
         do throws(SyscallError) { names = try Files.names(in: ".", at: directory.number).sorted() } catch { throw ImageError(".", "it can't be listed", error) }
-        let own = ImageFile.checksums.name
-        let writer = try ImageWriter(directory: directory, name: own, seal)
-        let buffer = PageBuffer(Checksum.piece)
+        let writer = try ImageWriter(directory: directory, name: ImageFile.checksums.name, seal)
         var before = ImageFile.checksums.kind.magic.bytes
-        for name in names {
-            let isInventory = name == "inventory.img.tmp"
-            guard isInventory || isCovered(name, ownPages) else { continue }
-            var entry = try checksum(name, in: directory, buffer)
-            if isInventory { entry.name = "inventory.img" }
-            let frame = try ImageWriter.frame(entry)
-            before += frame
-            try writer.appendRaw(frame)
+        for part in checksums(of: names.filter { $0 == newInventory || isCovered($0, ownPages) }, in: directory) {
+            for var entry in try part.get() {
+                if entry.name == newInventory { entry.name = "inventory.img" }
+                let frame = try ImageWriter.frame(entry)
+                before += frame
+                try writer.appendRaw(frame)
+            }
         }
         try writer.append(last(behind: before))
         try writer.finish(sync: false)
+    }
+
+    /// Of an inventory that nobody takes for one yet.
+    private static let newInventory = "inventory.img.tmp"
+    /// So many names are one job.
+    private static let part = 250
+
+    private static func checksums(of names: [String], in directory: FileDescriptor) -> [Result<[StasisFileChecksum], ImageError>] {
+        let parts = stride(from: 0, to: names.count, by: part).map { Array(names[$0..<min($0 + part, names.count)]) }
+        return Workers.map(parts) { names in
+            let buffer = PageBuffer(Checksum.piece)
+            return Result { () throws(ImageError) in try names.map { name throws(ImageError) in try checksum(name, in: directory, buffer) } }
+        }
     }
 
     private static func last(behind bytes: [UInt8]) -> StasisFileChecksum {

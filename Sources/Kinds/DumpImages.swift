@@ -9,6 +9,8 @@ package final class DumpImages {
     package let directory: FileDescriptor
     private var writers: [String: ImageWriter] = [:]
 
+    /// Whether another thread writes whole images meanwhile, as is worth it where there are many. What fails there, `finish` throws.
+    package var writesBehind = false
     private let isKept: Bool
     private let workers = Workers()
     private var pages: [NewPagesFile] = []
@@ -49,26 +51,29 @@ package final class DumpImages {
 
     /// Writes a whole image and closes it: those of one process, of which a tree may have thousands.
     package func write(_ name: String, _ messages: some Sequence<any Message>) throws {
-        guard isKept else { return }
-        let writer = try ImageWriter(directory: directory, name: name, seal)
-        for message in messages { try writer.append(message) }
-        try writer.finish(sync: false)
+        let messages = Array(messages)
+        try write(name) { writer throws(ImageError) in for message in messages { try writer.append(message) } }
     }
 
     /// The same for an image of one entry and the bytes that follow it.
     package func write(_ name: String, _ message: some Message, payload: [UInt8]) throws {
-        let writer = try ImageWriter(directory: directory, name: name, seal)
-        try writer.append(message)
-        try writer.appendRaw(payload)
-        try writer.finish(sync: false)
+        try write(name) { writer throws(ImageError) in
+            try writer.append(message)
+            try writer.appendRaw(payload)
+        }
     }
 
     /// An image without entries.
-    package func writeRaw(_ name: String, _ bytes: [UInt8]) throws {
+    package func writeRaw(_ name: String, _ bytes: [UInt8]) throws { try write(name) { writer throws(ImageError) in try writer.appendRaw(bytes) } }
+
+    private func write(_ name: String, _ fill: @escaping @Sendable (ImageWriter) throws(ImageError) -> Void) throws {
         guard isKept else { return }
-        let writer = try ImageWriter(directory: directory, name: name, seal)
-        try writer.appendRaw(bytes)
-        try writer.finish(sync: false)
+        let job = { @Sendable [directory, seal] in
+            let writer = try ImageWriter(directory: directory, name: name, seal)
+            try fill(writer)
+            try writer.finish(sync: false)
+        }
+        if writesBehind { workers.run(limit: 64, job) } else { try job() }
     }
 
     /// Makes pages-NUMBER.img, compressed-NUMBER.img or sealed-NUMBER.img. The images' end brings its pagemap and checksums.
@@ -91,8 +96,9 @@ package final class DumpImages {
     /// - Parameter ownPages: whether no page server has the pages.
     package func writeChecksums(ownPages: Bool) throws(ImageError) { try FileChecksums.write(in: directory, seal, ownPages: ownPages) }
 
-    /// After a dump that failed nothing more is made of what was written.
-    deinit { workers.cancel() }
+    /// After a dump that failed nothing more is written.
+    package func cancel() { workers.cancel() }
+    deinit { cancel() }
 
     /// syncfs(2): every image of the directory at once, in one commit of the file system's journal.
     package func flushToDisk() throws {

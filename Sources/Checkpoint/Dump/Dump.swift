@@ -88,6 +88,7 @@ package enum Dump {
         }
         request.plugins.session?.letRun = { try Freeze.letRun($0, of: $1, in: tree, request.settings, request.log, $2) }
         let context = DumpContext(settings: request.settings, log: request.log, images: DumpImages(directory: request.images, compression: request.settings.compression, seal: seal, directly: request.settings.directIO))
+        context.images.writesBehind = tree.threadCount > 32
         (context.runID, context.hook, context.mappings) = (incremental.run, request.hook, mappings)
         context.receiver = server
         context.plugins = request.plugins
@@ -128,6 +129,7 @@ package enum Dump {
             request.plugins.end(.failed)
             for undo in context.undo.reversed() { undo() }
             for end in context.endCopies { end() }
+            context.images.cancel()
             commit.rollBack()
             tree.thaw()
             incremental.finish(succeeded: false)
@@ -176,7 +178,10 @@ package enum Dump {
             }
         }
         report.verdicts += context.refusals.map { Verdict($0, about: "task \(request.root)") }
-        if !report.passes { commit.rollBack() }
+        if !report.passes {
+            context.images.cancel()
+            commit.rollBack()
+        }
         return report
     }
 
