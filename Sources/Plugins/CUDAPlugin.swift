@@ -12,7 +12,11 @@ package import Linux
 /// A process that does not use the GPU is not touched, and a restore of such a tree needs none of this. Nor is a process that somebody has
 /// checkpointed by hand before: it stays as it is.
 package final class CUDAPlugin: Plugin {
-    package let name = "cuda_plugin"
+    package static let name = "cuda_plugin"
+    /// The first driver whose locks have a time limit.
+    static let firstDriver = 570
+
+    package var name: String { Self.name }
     package let hooks: Set<PluginHook> = [.pauseDevices, .checkpointDevices, .resumeDevices]
 
     package struct Settings: Sendable {
@@ -40,6 +44,7 @@ package final class CUDAPlugin: Plugin {
     }
 
     package var obstacle: String? { isThere ? nil : "the program \(settings.program) is not in PATH" }
+    package var remedy: String? { isThere ? nil : "have NVIDIA's program \(settings.program) in PATH, which takes the process off the GPU" }
 
     /// The driver lets go of the devices before the process is looked at.
     package func mayTake(_ hook: PluginHook, _ name: String) -> Bool { isThere && (hook == .dumpFile || hook == .claimMapping) && name.hasPrefix("/dev/nvidia") }
@@ -73,7 +78,8 @@ package final class CUDAPlugin: Plugin {
         }
         // Noted before it is done: a lock that fails half-way is taken back, too.
         uses.append(Use(process: process, thread: thread, state: .locked))
-        try run(.lock, process, ["--timeout", "\((session?.timeout ?? 10) * 1000)"])
+        let limit = session?.timeout ?? 10
+        try run(.lock, process, limit > 0 ? ["--timeout", "\(limit * 1000)"] : [])
         session?.use(name)
     }
 

@@ -105,8 +105,8 @@ struct Session {
     static func plugins(_ options: Options, images: FileDescriptor, _ log: Log, needed: NeededPlugins? = nil, ownOnly: Bool = false) throws -> PluginSet {
         var gpu = CUDAPlugin.Settings()
         (gpu.deviceMap, gpu.patience) = (options.gpuDeviceMap, options.pluginTimeout)
-        // Its images would not be encrypted either.
-        if ownOnly { return PluginSet([CUDAPlugin(gpu)]) }
+        // What it writes would not be encrypted either.
+        if ownOnly { return PluginSet([CUDAPlugin(gpu)], leavingOut: [AMDGPUPlugin.name: "dump without --encrypt: images of plugins are not encrypted"]) }
         let amd = AMDGPUPlugin(AMDGPUSettings { unsafe getenv($0).map { unsafe String(cString: $0) } })
         return try PluginLoader.load(
             options.pluginDirectory, own: [CUDAPlugin(gpu), amd],

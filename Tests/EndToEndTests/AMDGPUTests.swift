@@ -140,13 +140,14 @@ import Testing
 
     @Test("both sides tell before they act") func checks() throws {
         let result = try shell("""
-            simulate $S dump --check-only -t $P -D d > /dev/null && echo "dump: well"; sort -u log | xargs; rm -r d; mkdir d; : > log
+            simulate $S dump --check-only -t $P -D d > /dev/null && echo "dump: well"; sort -u log | xargs; mv d checked; mkdir d; : > log
             $S explain -t $P | grep -c '^plugin *amdgpu_plugin may save'
             simulate $S dump -t $P -D d || echo DUMP-FAILED; gone
             no_nodes; node 0; node 1 4369 128 fw_version=400; node 2 8738 129 simd_count=128; : > log
             printf 'gpu 4369 128\\ngpu 8738 129\\n' > state
             simulate $S restore --check-only -D d | grep -o 'no GPU here.*'; simulate $S restore -d -D d -v0 --json | grep -o 'no GPU here[^"]*' | head -1; cat log
             KFD_FW_VER_CHECK=0 simulate $S restore --check-only -D d > /dev/null && echo "restore: well"; cat log
+            simulate $S restore -D checked | grep -o 'no GPU here.*'; KFD_FW_VER_CHECK=0 simulate $S restore -D checked > /dev/null && echo "restore of a check: well"; cat log
             rm /dev/kfd; $S restore --check-only -D d | grep -o 'the dump used.*'
             """)
         let refusal = "no GPU here can take the place of the dump's GPU 0x1111: GPU 0x1111 has fw_version 400, less than 469 (KFD_FW_VER_CHECK=0 lets it pass); GPU 0x2222 has simd_count 128, not 256\n"
@@ -155,7 +156,38 @@ import Testing
             GET_VERSION 0 open /dev/kfd
             2
             \(refusal)\(refusal)restore: well
+            \(refusal)restore of a check: well
             the dump used the plugin amdgpu_plugin, which is not here (this machine has no /dev/kfd, the device of AMD's compute driver)
+
+            """, "\(result)")
+    }
+
+    @Test("check says whether the driver is there that this needs, and lacks nothing where no GPU is") func kernel() throws {
+        let result = try shell("""
+            gpu() { $S check --extra --json 2> /dev/null | python3 -c "import json, sys; c = json.load(sys.stdin); n = [d for d in c['details'] if d['name'] == 'amdgpu_plugin'][0]
+            print(n['category'], n['supported'], n['needed_here'], n['finding'].split(': ')[0], c['ok'] == all(d['supported'] or not d['needed_here'] for d in c['details']))"; }
+            echo "$(declare -f gpu); gpu" > gpu; export S
+            simulate $S check --feature amdgpu_plugin; simulate bash gpu
+            gpu; $S check --feature amdgpu_plugin 2>&1 | grep -o 'amdgpu_plugin is not[^:]*'; echo ${PIPESTATUS[0]}
+            rm /dev/kfd; gpu; $S check --json 2> /dev/null | grep -c amdgpu
+            """)
+        #expect(result.output.split(separator: "\n").map { $0.replacing(/1\.[0-9]+,/, with: "1.N,") } == [
+            "amdgpu_plugin is supported (amdkfd 1.N, GPUs 0x1111, 0x2222)", "plugin True True amdkfd 1.N, GPUs 0x1111, 0x2222 True",
+            "plugin False True can't ask the driver for its version True", "amdgpu_plugin is not supported (processes that compute on AMD's GPUs (ROCm); can't ask the driver for its version", "1",
+            "plugin False False there is no /dev/kfd True", "0",
+        ], "\(result)")
+    }
+
+    @Test("an open /dev/kfd that is not saved: the remedy is that of the reason") func remedies() throws {
+        let result = try shell("""
+            head -c 32 /dev/urandom > key; chmod 600 key; touch plain
+            remedy() { grep -o '"remedy":"[^"]*' | cut -d'"' -f4; }
+            simulate $S dump -t $P -D d --encrypt key -v0 --json | remedy
+            mount --bind plain /dev/kfd; $S dump -t $P -D d -v0 --json | remedy
+            """)
+        #expect(result.output == """
+            dump without --encrypt: images of plugins are not encrypted
+            run stasis where /dev/kfd is the driver's device, as it is for the process
 
             """, "\(result)")
     }

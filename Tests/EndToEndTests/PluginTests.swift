@@ -202,6 +202,26 @@ import Testing
             """, "\(result)")
     }
 
+    @Test("check says whether CUDA's program and driver are there, and lacks nothing where no GPU is") func cudaCheck() throws {
+        let result = try shell("import time; open('ready','w'); time.sleep(1000)", """
+            look() { $S check --extra --json 2> /dev/null | python3 -c "import json, sys; c = json.load(sys.stdin); n = [d for d in c['details'] if d['name'] == 'cuda_plugin'][0]
+            print(n['supported'], n['needed_here'], n['finding'], c['ok'] == all(d['supported'] or not d['needed_here'] for d in c['details']))"; }
+            mount -t tmpfs modules /sys/module; look; $S check --feature cuda_plugin 2>&1 | sed 's/.*): //'; echo ${PIPESTATUS[0]}
+            mkdir /sys/module/nvidia; echo 570.86.10 > /sys/module/nvidia/version; PATH=/usr/sbin:/usr/bin:/sbin:/bin; look
+            export PATH=$T:$PATH; look; $S check --feature cuda_plugin; echo 565.57.01 > /sys/module/nvidia/version; look
+            """)
+        #expect(result.output == """
+            False False NVIDIA's driver is not loaded True
+            cuda_plugin is not supported (processes that use NVIDIA's GPUs (CUDA); NVIDIA's driver is not loaded)
+            1
+            False True NVIDIA's driver 570.86.10 is there, its program cuda-checkpoint is not in PATH True
+            True True cuda-checkpoint 570.86, driver 570.86.10 True
+            cuda_plugin is supported (cuda-checkpoint 570.86, driver 570.86.10)
+            False True cuda-checkpoint 570.86, driver 565.57.01: driver 570 or later is needed True
+
+            """, "\(result)")
+    }
+
     @Test("when CUDA fails or hangs the processes run on as before") func cudaFails() throws {
         let result = try shell("import os; os.mkdir('cuda')\n" + Self.cuda, Self.cudaHead + """
             for action in lock checkpoint; do for pid in $P $C; do

@@ -163,7 +163,7 @@ import Testing
 
     @Test("a device whose driver keeps state is refused, a memory device is not")
     func devices() throws {
-        for name in ["/dev/null", "/dev/urandom"] { #expect(Unsupported.device(try OpenFile(id: 1, inThisProcess: try FileDescriptor.open(name, O_RDONLY))) == nil) }
+        for name in ["/dev/null", "/dev/urandom"] { #expect(Unsupported.device(try OpenFile(id: 1, inThisProcess: try FileDescriptor.open(name, O_RDONLY)), PluginSet()) == nil) }
         guard let fuse = try? FileDescriptor.open("/dev/fuse", O_RDWR) else { return }
         #expect(try RegularFile.refusal(OpenFile(id: 2, inThisProcess: fuse), SavedFiles().dump)?.cause.contains("character device 10:229") == true)
     }

@@ -15,7 +15,7 @@ package enum RegularFile: OpenFileKind {
 
     /// Why a file with a path can't be saved all the same.
     package static func refusal(_ file: OpenFile, _ context: DumpContext) throws -> CheckpointError? {
-        guard let refusal = Unsupported.device(file), try ExternalFiles.key(of: file.descriptor, file.status, context) == nil else { return nil }
+        guard let refusal = Unsupported.device(file, context.plugins), try ExternalFiles.key(of: file.descriptor, file.status, context) == nil else { return nil }
         return refusal
     }
 

@@ -27,16 +27,12 @@ package enum Unsupported {
 
     /// A character device whose driver keeps state for each opening: opened again it would not be the same. Memory devices (null, zero,
     /// random ..., major 1) keep none.
-    package static func device(_ file: OpenFile) -> CheckpointError? {
+    package static func device(_ file: OpenFile, _ plugins: PluginSet) -> CheckpointError? {
         let number = FileStatus.kernelDevice(file.status.rdev), major = number >> 20, minor = number & 0xfffff
         guard file.status.type == S_IFCHR, major != 1, file.flags & OpenFlags.path == 0 else { return nil }
-        let remedy = if file.link.hasPrefix("/dev/nvidia") {
-            "have NVIDIA's program cuda-checkpoint in PATH, which takes the process off the GPU"
-        } else if file.link == "/dev/kfd" {
-            "dump without --encrypt: images of plugins are not encrypted"
-        } else {
-            "close it in the program before the dump, or pass it from outside: --external 'file[MNT:INODE]' with mnt_id of its fdinfo and its inode, in hexadecimal"
-        }
+        let plugin: String? = file.link.hasPrefix("/dev/nvidia") ? "cuda_plugin" : file.link == "/dev/kfd" ? "amdgpu_plugin" : nil
+        let remedy = plugin.flatMap(plugins.remedy)
+            ?? "close it in the program before the dump, or pass it from outside: --external 'file[MNT:INODE]' with mnt_id of its fdinfo and its inode, in hexadecimal"
         return CheckpointError("dump", file.subject, "its driver (character device \(major):\(minor)) keeps state that can't be saved", remedy: remedy)
     }
 }

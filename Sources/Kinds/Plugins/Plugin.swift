@@ -48,6 +48,8 @@ package protocol Plugin: AnyObject {
     var hooks: Set<PluginHook> { get }
     /// Why it can't do its work on this machine, for a restore whose images need it: "the program cuda-checkpoint is not in PATH".
     var obstacle: String? { get }
+    /// What to do about the obstacle.
+    var remedy: String? { get }
 
     /// Whether it may save such an object, as far as that can be told without asking it. - Parameter name: of the file or mapping.
     func mayTake(_ hook: PluginHook, _ name: String) -> Bool
@@ -102,6 +104,7 @@ package struct UpdatedMapping {
 
 extension Plugin {
     package var obstacle: String? { nil }
+    package var remedy: String? { nil }
     package func check(_ images: FileDescriptor) throws {}
     package func mayTake(_ hook: PluginHook, _ name: String) -> Bool { hooks.contains(hook) && obstacle == nil }
     package func begin(_ stage: PluginStage, _ session: PluginSession) throws -> Bool { true }

@@ -13,9 +13,13 @@ package final class PluginSet {
     private var stage = PluginStage.dump
     /// Files that could not be loaded, with the reason.
     private let broken: [PluginError]
+    /// Those of ours that take no part whatever the tree has, each with what to do about it.
+    private let leftOut: [String: String]
     package private(set) var session: PluginSession?
 
-    package init(_ plugins: [any Plugin] = [], broken: [PluginError] = []) { (self.plugins, self.broken) = (plugins, broken) }
+    package init(_ plugins: [any Plugin] = [], broken: [PluginError] = [], leavingOut leftOut: [String: String] = [:]) {
+        (self.plugins, self.broken, self.leftOut) = (plugins, broken, leftOut)
+    }
 
     /// The names for the inventory.
     package var used: [String] { session?.used ?? [] }
@@ -25,6 +29,9 @@ package final class PluginSet {
 
     /// The first that may save such an object; none was started.
     package func candidate(for hook: PluginHook, _ name: String) -> String? { plugins.first { $0.mayTake(hook, name) }?.name }
+
+    /// What to do about an object that a plugin of ours would save, if it could. nil: it can, or is none.
+    package func remedy(for name: String) -> String? { leftOut[name] ?? plugins.first { $0.name == name }?.remedy }
 
     /// Whether every plugin that the images need is here and can work.
     package func check(_ inventory: InventoryEntry) throws(CheckpointError) {
@@ -44,7 +51,7 @@ package final class PluginSet {
     /// What else would keep a restore from succeeding, as far as the needed ones can tell.
     package func check(_ inventory: InventoryEntry, _ images: FileDescriptor) throws {
         try check(inventory)
-        guard case .these(let names) = inventory.neededPlugins, !inventory.stasis.checkOnly else { return }
+        guard case .these(let names) = inventory.neededPlugins else { return }
         for plugin in plugins where names.contains(plugin.name) { try about("restore with") { try plugin.check(images) } }
     }
 

@@ -10,7 +10,8 @@ package import Linux
 ///
 /// The images are those of CRIU's plugin of the same name.
 package final class AMDGPUPlugin: Plugin {
-    package let name = "amdgpu_plugin"
+    package static let name = "amdgpu_plugin"
+    package var name: String { Self.name }
     package let hooks: Set<PluginHook> = [.checkpointDevices, .dumpFile, .claimMapping, .dumpDevicesLate, .beginRestore, .restoreFile, .updateMapping, .resumeDevices]
 
     private let settings: AMDGPUSettings
@@ -22,6 +23,7 @@ package final class AMDGPUPlugin: Plugin {
     package init(_ settings: AMDGPUSettings = AMDGPUSettings()) { self.settings = settings }
 
     package var obstacle: String? { isThere ? nil : "this machine has no \(GPUMachine.driver), the device of AMD's compute driver" }
+    package var remedy: String? { isThere ? nil : "run stasis where \(GPUMachine.driver) is the driver's device, as it is for the process" }
     package func mayTake(_ hook: PluginHook, _ name: String) -> Bool { isThere && (hook == .dumpFile || hook == .claimMapping) && Self.isOurs(name) }
     private static func isOurs(_ path: String) -> Bool { path == GPUMachine.driver || path.hasPrefix(GPUMachine.renderNode) }
 

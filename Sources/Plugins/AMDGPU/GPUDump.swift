@@ -68,7 +68,7 @@ final class GPUDump {
 
     /// An open /dev/kfd: everything that its process has.
     func save(_ kfd: FileDescriptor, id: UInt32, of task: ThreadID) throws {
-        guard stands else { return try machine.checkDriver() }
+        guard stands else { return try note(id, task) }
         guard let owner = try owner(of: kfd) else { throw GPUMachine.error("has not stopped what is behind \(GPUMachine.driver) of task \(task)") }
         do { try save(owner, id) } catch let error as SyscallError { throw GPUMachine.error("can't save what task \(owner.task) has on its GPUs: \(error)") }
     }
@@ -92,6 +92,14 @@ final class GPUDump {
         renderNodes = []
     }
 
+    /// A check stops no queues, so it can't ask what the process has. The driver makes every GPU that a process sees one of the process's, and a restore wants as many: those that we see.
+    private func note(_ id: UInt32, _ task: ThreadID) throws {
+        try machine.checkDriver()
+        var image = CriuKfd(nodes: try machine.topology().nodes)
+        image.pid = UInt32(bitPattern: task.rawValue)
+        try images.write(image, AMDGPUImages.Name.process(id))
+    }
+
     private func save(_ process: Stopped, _ id: UInt32) throws {
         let all = try KFD.checkpoint(process.kfd, process.counts), topology = try machine.topology()
         for device in all.devices {
@@ -100,21 +108,29 @@ final class GPUDump {
             let file = try images.create(AMDGPUImages.Name.contents(id, device.userID), all.buffers.contentBytes(on: device.userID))
             try machine.copy(.save, all.buffers, of: device.userID, on: gpu, all.memory, file, process.task)
         }
-        var image = CriuKfd()
-        (image.pid, image.privData) = (UInt32(bitPattern: all.counts.process), .init(imageBytes: all.privateData))
-        image.deviceEntries = topology.nodes.compactMap { node in
+        var image = CriuKfd(nodes: topology.nodes.compactMap { node in
             guard node.isGPU else { return node }
             var entry = node
             guard let user = process.userIDs[node.gpuID] else { return nil }
             entry.gpuID = user
             return entry
-        }
-        image.numOfGpus = UInt32(all.devices.count)
-        image.numOfCpus = UInt32(image.deviceEntries.count) - image.numOfGpus
+        })
+        (image.pid, image.privData) = (UInt32(bitPattern: all.counts.process), .init(imageBytes: all.privateData))
         image.boEntries = all.buffers.map(KfdBoEntry.init)
         (image.numOfBos, image.numOfObjects) = (UInt64(all.buffers.count), all.counts.objects)
-        (image.sharedMemSize, image.sharedMemMagic) = (0, 0)
         try images.write(image, AMDGPUImages.Name.process(id))
         log.info("task \(process.task): \(all.devices.count) GPUs, \(all.buffers.count) buffers, \(all.counts.objects) queues, events and ranges saved")
+    }
+}
+
+extension CriuKfd {
+    /// GPUs and CPUs, and nothing on them.
+    fileprivate init(nodes: [KfdDeviceEntry]) {
+        self.init()
+        deviceEntries = nodes
+        numOfGpus = UInt32(nodes.count(where: \.isGPU))
+        numOfCpus = UInt32(nodes.count) - numOfGpus
+        (pid, numOfBos, numOfObjects, sharedMemSize, sharedMemMagic) = (0, 0, 0, 0, 0)
+        privData = .init(imageBytes: [])
     }
 }

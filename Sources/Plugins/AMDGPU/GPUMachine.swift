@@ -13,7 +13,7 @@ final class GPUMachine {
     private var copiers: [UInt32: GPUCopier] = [:]
 
     static var isThere: Bool { (try? Files.status(driver))?.type == S_IFCHR }
-    static func error(_ what: String) -> PluginError { PluginError("amdgpu_plugin", what) }
+    static func error(_ what: String) -> PluginError { PluginError(AMDGPUPlugin.name, what) }
 
     init(capacity: Int) { self.capacity = capacity }
 
@@ -26,11 +26,12 @@ final class GPUMachine {
         } catch { throw Self.error("can't read the machine's GPUs: \(error)") }
     }
 
-    /// Since 1.8 all contents can be copied; 1.7 was the first that knows CRIU.
-    func checkDriver() throws {
+    /// Throws when the driver is too old: since 1.8 all contents can be copied; 1.7 was the first that knows CRIU. Answers its version.
+    @discardableResult func checkDriver() throws -> String {
         let version: (major: UInt32, minor: UInt32)
         do throws(SyscallError) { version = try KFD.version(try FileDescriptor.open(Self.driver, O_RDWR)) } catch { throw Self.error("can't ask the driver for its version: \(error)") }
         guard version.major == 1, version.minor >= 8 else { throw Self.error("needs amdkfd 1.8 or later (Linux 5.18); this one is \(version.major).\(version.minor)") }
+        return "\(version.major).\(version.minor)"
     }
 
     func open(_ gpu: KfdDeviceEntry) throws(SyscallError) -> FileDescriptor { try FileDescriptor.open("\(Self.renderNode)\(gpu.drmRenderMinor)", O_RDWR) }
