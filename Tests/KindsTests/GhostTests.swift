@@ -88,6 +88,25 @@ import Testing
         #expect(try Files.status(trip.images.path + "/ghost-file-1.img").size < 5000)
     }
 
+    @Test("many holes are found by either means, also in room that was taken ahead", arguments: [true, false])
+    func means(fiemap: Bool) throws {
+        let path = try scratch.file("f")
+        let before = try open("f"), islands = 600, distance = 1 << 16
+        try #require(posix_fallocate(before.number, 0, 1 << 20) == 0)
+        try before.write([UInt8](repeating: 9, count: 5000), at: 300_000)
+        for island in 0..<islands { try before.write([UInt8(truncatingIfNeeded: island)], at: (1 << 21) + island * distance) }
+        ftruncate(before.number, 1 << 27)
+        unsafe unlink(path)
+        let trip = try DumpAndRestore { ($0.ghostLimit, $0.ghostFiemap) = (1 << 30, fiemap) }
+        let entry = try trip.save(before)
+        let after = try trip.restoreAll().requireDescriptor(of: entry.id)
+        #expect(try after.status().size == 1 << 27)
+        #expect(try after.status().blocks <= before.status().blocks)
+        #expect(try Files.status(trip.images.path + "/ghost-file-1.img").size < islands * 4200 + 30_000)
+        #expect(try after.read(1 << 21, at: 0) == before.read(1 << 21, at: 0))
+        for island in 0..<islands { #expect(try after.read(3, at: (1 << 21) + island * distance) == [UInt8(truncatingIfNeeded: island), 0, 0]) }
+    }
+
     @Test("more than the limit is refused, and the error names the option")
     func limit() throws {
         let path = try scratch.file("f", String(repeating: "x", count: 100_000))

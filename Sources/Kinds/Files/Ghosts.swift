@@ -62,20 +62,27 @@ enum GhostFiles {
         try context.images.append(name, entry)
     }
 
-    /// Areas with data, ascending (lseek(2), SEEK_DATA).
+    /// Areas with data, ascending. Holes are told by FIEMAP, many at a time, or one by one by lseek(2) (--no-ghost-fiemap, and where the file system knows no FIEMAP).
     private static func writeChunks(of content: FileDescriptor, to name: String, _ context: DumpContext) throws {
-        var at = 0
-        while true {
-            do throws(SyscallError) { at = try content.seek(at, SEEK_DATA_number) }
-            catch { if error.errno.rawValue == ENXIO { return } else { throw error } }
-            let end = try content.seek(at, SEEK_HOLE_number)
-            while at < end {
-                let bytes = try content.read(min(end - at, pieceSize), at: at)
-                if bytes.isEmpty { return }
-                var chunk = GhostChunkEntry()
-                (chunk.len, chunk.off) = (UInt64(bytes.count), UInt64(at))
-                try context.images.append(name, chunk, payload: bytes)
-                at += bytes.count
+        let unknown = [FileDescriptor.Extent(area: 0..<Int.max, isReserved: true)]
+        for extent in context.settings.ghostFiemap ? (try? content.extents()) ?? unknown : unknown {
+            var at = extent.area.lowerBound
+            while at < extent.area.upperBound {
+                var end = extent.area.upperBound
+                if extent.isReserved {
+                    do throws(SyscallError) { at = try content.seek(at, SEEK_DATA_number) }
+                    catch { if error.errno.rawValue == ENXIO { return } else { throw error } }
+                    if at >= end { break }
+                    end = min(try content.seek(at, SEEK_HOLE_number), end)
+                }
+                while at < end {
+                    let bytes = try content.read(min(end - at, pieceSize), at: at)
+                    if bytes.isEmpty { return }
+                    var chunk = GhostChunkEntry()
+                    (chunk.len, chunk.off) = (UInt64(bytes.count), UInt64(at))
+                    try context.images.append(name, chunk, payload: bytes)
+                    at += bytes.count
+                }
             }
         }
     }
