@@ -243,3 +243,80 @@ WORKLOAD(interrupted, "a handler without SA_RESTART still interrupts a sleep aft
         reap(children[i]);
     }
 }
+
+// How a call ends that a signal finds waiting behind a stop: as if the task had never been anything but asleep.
+static long wait_in(int way, const sigset_t *unblocked) {
+    struct timespec long_time = {1000, 0}, left = {7, 7};
+    char byte;
+    int ends[2], poller = epoll_create1(0), word = 5;
+    must(pipe(ends));
+    struct pollfd set = {ends[0], POLLIN, 0};
+    struct epoll_event event = {.events = EPOLLIN};
+    must(epoll_ctl(poller, EPOLL_CTL_ADD, ends[0], &event));
+    long result;
+    switch (way) {
+    case 0: return pause();
+    case 1: return sigsuspend(unblocked);
+    case 2: return poll(&set, 1, -1);
+    case 3: return poll(&set, 1, 1000000);
+    case 4: return syscall(SYS_nanosleep, &long_time, NULL);
+    case 5:
+        result = syscall(SYS_nanosleep, &long_time, &left);
+        check(left.tv_sec > 900 && left.tv_sec < 1000, "nanosleep says that %ld s are left", (long)left.tv_sec);
+        return result;
+    case 6: return -(errno = clock_nanosleep(CLOCK_MONOTONIC, 0, &long_time, NULL)) ? -1 : 0;
+    case 7: return syscall(SYS_futex, &word, FUTEX_WAIT, 5, &long_time);
+    case 8: return syscall(SYS_futex, &word, FUTEX_WAIT, 5, NULL);
+    case 9: return epoll_wait(poller, &event, 1, -1);
+    case 10: return ppoll(&set, 1, NULL, unblocked);
+    default: return read(ends[0], &byte, 1);
+    }
+}
+
+WORKLOAD(interrupted_stopped, "a signal that waits while its task is stopped ends the call that the task sleeps in, and so it does after a restore") {
+    enum { ways = 12 };
+    struct sigaction action = {.sa_handler = handler};
+    must(sigaction(SIGUSR1, &action, NULL));
+    sigset_t set, old;
+    sigemptyset(&set);
+    sigaddset(&set, SIGUSR1);
+    must(sigprocmask(SIG_BLOCK, &set, &old));
+    pid_t children[ways];
+    for (int way = 0; way < ways; way++) {
+        if ((children[way] = must(fork()))) continue;
+        if (way != 1 && way != 10) must(sigprocmask(SIG_SETMASK, &old, NULL));
+        settle();
+        long result = wait_in(way, &old);
+        check(result == -1 && errno == EINTR, "way %d: %ld, %s", way, result, strerror(errno));
+        check_equal(handled, SIGUSR1, "signal handled");
+        _exit(0);
+    }
+    // And one whose handler has its call start again.
+    int ends[2];
+    must(pipe(ends));
+    pid_t again = must(fork());
+    if (!again) {
+        char byte = 0;
+        action.sa_flags = SA_RESTART;
+        must(sigaction(SIGUSR1, &action, NULL));
+        must(sigprocmask(SIG_SETMASK, &old, NULL));
+        settle();
+        check_equal(must(read(ends[0], &byte, 1)), 1, "bytes of the pipe");
+        check_equal(handled, SIGUSR1, "signal handled");
+        _exit(byte != 'x');
+    }
+    await_settled(ways + 1);
+    for (int i = 0; i <= ways; i++) {
+        pid_t child = i < ways ? children[i] : again;
+        int status;
+        await_asleep(child);
+        must(kill(child, SIGSTOP));
+        check_equal(must(waitpid(child, &status, WUNTRACED)), child, "stopped child");
+        must(kill(child, SIGUSR1));
+    }
+    ready();
+    for (int i = 0; i < ways; i++) must(kill(children[i], SIGCONT)), reap(children[i]);
+    must(kill(again, SIGCONT));
+    must(write(ends[1], "x", 1));
+    reap(again);
+}

@@ -37,7 +37,7 @@ struct StateRestorer {
         let answer = try process.grafted.step(SYS_munmap, workspace.lowerBound, UInt64(workspace.count))
         if answer < 0 { throw SyscallError("munmap", .task(process.pid), Int32(-answer)) }
         if let status = images.endedLeader { try letEnd(status) } else {
-            try RestoredRegisters.apply(core.threadInfo, mask: core.tc.blkSigset, sleep: sleep, to: process.grafted.task)
+            try RestoredRegisters.apply(core.threadInfo, interrupted: interrupted(core), mask: core.tc.blkSigset, sleep: sleep, to: process.grafted.task)
         }
         if core.tc.taskState == 3 { try stop(core.tc.hasStopSigno ? Int32(core.tc.stopSigno) : SIGSTOP) }
     }
@@ -50,8 +50,10 @@ struct StateRestorer {
         try grafted.run(&batch)
         try PendingSignals.restoreLast(core, isLeader: false, thread: thread.id, process: process.pid, in: grafted)
         let sleep = try SleepRestore.begin(core, in: grafted)
-        try RestoredRegisters.apply(core.threadInfo, mask: core.threadCore.blkSigset, sleep: sleep, to: thread.task)
+        try RestoredRegisters.apply(core.threadInfo, interrupted: interrupted(core), mask: core.threadCore.blkSigset, sleep: sleep, to: thread.task)
     }
+    private func interrupted(_ core: CoreEntry) -> UInt64? { core.threadCore.hasStasis && core.threadCore.stasis.hasRawAx && !core.threadCore.stasis.hasRestartNr ? core.threadCore.stasis.rawAx : nil }
+
     private func late(_ core: CoreEntry, isLeader: Bool, thread: ThreadID, _ batch: inout Batch) throws {
         try TaskStateRestore.threadLate(
             core, leader: images.core, mm: images.mm, isLeader: isLeader, thread: thread, process: process.pid, filters: filters, context, &batch)

@@ -70,7 +70,7 @@ package struct FrozenRegisters {
             core.stasis.restartArgs = sleep.arguments
             core.stasis.restartLeftNs = sleep.left
             core.stasis.rawAx = registers.rax
-        }
+        } else if InterruptedCall(registers, memory) == .again { core.stasis.rawAx = InterruptedCall.result(registers) }
     }
 
     /// Makes a thread whose registers are as they were when it stopped go on as if it had not been stopped: hides EINTR.
@@ -79,7 +79,9 @@ package struct FrozenRegisters {
         let registers = try task.registers()
         let memory = RemoteMemory(of: task.id)
         if Int64(bitPattern: registers.rax) == -Int64(EINTR), InterruptedCall(registers, memory) == .again {
-            try task.setRegisters(InterruptedCall.settled(registers, memory))
+            var hidden = registers
+            hidden.rax = InterruptedCall.result(registers)
+            try task.setRegisters(hidden)
         }
     }
 

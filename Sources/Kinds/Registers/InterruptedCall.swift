@@ -52,6 +52,16 @@ package enum InterruptedCall: Equatable {
         }
     }
 
+    /// What the kernel makes of an interrupted call when its task runs on: with a handler of a signal, EINTR or, where that is right, a new start; a new start without.
+    package static func result(_ registers: Registers) -> UInt64 {
+        switch Int(Int64(bitPattern: registers.rax)) {
+        case restartSystem, restartNoInterrupt: registers.rax
+        default: UInt64(bitPattern: Int64(restartNoHandler))
+        }
+    }
+    /// Whether `result` may have given this.
+    package static func isResult(_ value: UInt64) -> Bool { [restartSystem, restartNoInterrupt, restartNoHandler].contains(Int(Int64(bitPattern: value))) }
+
     /// The registers from which a task without its restart block goes on: what an image holds, as CRIU writes it.
     package static func settled(_ registers: Registers, _ memory: RemoteMemory? = nil) -> Registers {
         var registers = registers

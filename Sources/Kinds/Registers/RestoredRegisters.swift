@@ -29,12 +29,13 @@ package enum RestoredRegisters {
         _ = try registers(info, template, thread)
     }
 
-    /// Sets extended registers, TLS descriptors, general registers and blocked signals of a stopped thread. It may be detached
-    /// in any kind of stop: nothing is left for the kernel to restart.
+    /// Sets extended registers, TLS descriptors, general registers and blocked signals of a stopped thread. Where it was in a system call, the call is left to the kernel as one that was interrupted: a
+    /// signal that waits, or comes before the thread runs, ends it as it would have. Whoever is detached looks for signals before it runs on (kernel/ptrace.c, __ptrace_unlink), whatever stop it is in.
     /// - Parameters:
+    ///   - interrupted: how the call ended for the kernel (`InterruptedCall.result`); nil in images of CRIU, with which it just starts again.
     ///   - mask: `blk_sigset`: of the leader it is in the process's part of its core.
     ///   - sleep: what `SleepRestore.begin` answered.
-    package static func apply(_ info: ThreadInfoX86, mask: UInt64, sleep: SleepRestore.Outcome, to task: TracedTask) throws {
+    package static func apply(_ info: ThreadInfoX86, interrupted: UInt64?, mask: UInt64, sleep: SleepRestore.Outcome, to task: TracedTask) throws {
         try check(info, thread: task.id)
         try registers(info, try ExtendedRegisters(of: task).area, task.id).set(in: task)
         for entry in info.tls where !entry.segNotPresent && (12...14).contains(entry.entryNumber) {
@@ -47,11 +48,24 @@ package enum RestoredRegisters {
         var registers = info.gpregs.registers
         registers.orig_rax = UInt64.max  // the kernel must not restart a call that is not this life's
         switch sleep {
-        case .none: break
+        case .none:
+            if let interrupted, InterruptedCall.isResult(interrupted) { (registers.orig_rax, registers.rax, registers.rip) = (registers.rax, interrupted, registers.rip &+ 2) }
         case .finished(let result): registers.rax = UInt64(bitPattern: Int64(result))
-        case .sleeping: (registers.rax, registers.rip) = (UInt64(SYS_restart_syscall), registers.rip &- 2)
+        case .sleeping(_, .some) where !isInterrupted(task, mask):
+            // Told by nobody how much time is left, a program that is interrupted in the next moments takes what lies there: better that it sleeps on.
+            (registers.rax, registers.rip) = (UInt64(SYS_restart_syscall), registers.rip &- 2)
+        case .sleeping(let number, let remainder):
+            if let remainder { try RemoteMemory(of: task.id).write(remainder.content, at: remainder.address) }
+            (registers.orig_rax, registers.rax) = (UInt64(number), UInt64(bitPattern: -516))
         }
         try task.setRegisters(registers)
         try task.setSignalMask(mask)
+    }
+
+    /// Whether a signal waits that has a handler.
+    private static func isInterrupted(_ task: TracedTask, _ mask: UInt64) -> Bool {
+        guard let status = try? Proc.status(task.id) else { return false }
+        func set(_ name: String) -> UInt64 { status.hexadecimal(name) ?? 0 }
+        return (set("SigPnd") | set("ShdPnd")) & set("SigCgt") & ~mask != 0
     }
 }

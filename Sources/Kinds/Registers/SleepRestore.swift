@@ -8,11 +8,12 @@ import Linux
 /// the program's own pointers and that time, and is interrupted before it sleeps: so the kernel makes a genuine restart block, from which
 /// restart_syscall(2) goes on.
 package enum SleepRestore {
-    package enum Outcome: Equatable, Sendable {
+    package enum Outcome: Sendable {
         /// The thread was not in such a call.
         case none
         /// The restart block is made: the thread goes on with restart_syscall.
-        case sleeping
+        /// - Parameter remainder: where the call says how much time was left when a signal ends it, and what it would say now.
+        case sleeping(number: Int32, remainder: (address: UInt64, content: [UInt8])?)
         /// The call was over at once, with this result: a descriptor is ready, a futex has another value.
         case finished(Int)
     }
@@ -45,6 +46,6 @@ package enum SleepRestore {
         let content = place == 0 ? nil : try? grafted.memory.read(place, 16)
         let result = try grafted.beginInterrupted(number, arguments)
         if let content { try grafted.memory.write(content, at: place) }
-        return result == -516 ? .sleeping : .finished(result)
+        return result == -516 ? .sleeping(number: number, remainder: place == 0 ? nil : (place, bytes)) : .finished(result)
     }
 }
