@@ -45,6 +45,19 @@ import Testing
     }
 
     private static let library = "cc -shared -o lib.so -x c - -Wl,--build-id=sha1 <<< 'int f(void){return 0;}'"
+    /// Fields more in the one entry of an image, whose length comes after so many bytes: protobuf joins them with those that are there.
+    private static func adding(_ fields: String, to image: String, after head: Int) -> String {
+        "python3 -c \"d=open('d/\(image)','rb').read(); m=d[\(head + 4):]+bytes.fromhex('\(fields)'); open('d/\(image)','wb').write(d[:\(head)]+len(m).to_bytes(4,'little')+m)\"\n"
+    }
+    /// Runs a program on a kernel without PR_GET_MDWE: prctl(66) answers EINVAL (seccomp(2)).
+    private static let without = """
+        import ctypes, os, struct, sys
+        code = b''.join(struct.pack('HBBI', *line) for line in [(0x20, 0, 0, 0), (0x15, 0, 3, 157), (0x20, 0, 0, 16), (0x15, 0, 1, 66), (6, 0, 0, 0x50016), (6, 0, 0, 0x7fff0000)])
+        filter = ctypes.create_string_buffer(code); L = ctypes.CDLL(None)
+        L.prctl(38, 1, 0, 0, 0)
+        if L.prctl(22, 2, ctypes.c_char_p(struct.pack('HxxxxxxQ', 6, ctypes.addressof(filter)))): sys.exit('no filter')
+        os.execvp(sys.argv[1], sys.argv[1:])
+        """
     static let causes: [Cause] = [
         Cause(name: "pid taken", harm: "(set -- $P; python3 -c \"import ctypes,os\nL=ctypes.CDLL(None)\nopen('/proc/sys/kernel/ns_last_pid','w').write(str($P-1))\nif os.fork()==0:\n import time; open('held','w'); time.sleep(60)\") & until [ -e held ]; do sleep 0.02; done", words: "its id is taken by"),
         Cause(name: "file missing", program: "f=open('data')", harm: "rm data", words: "No such file or directory"),
@@ -57,11 +70,14 @@ import Testing
         Cause(name: "library updated", before: library, program: "import ctypes; L=ctypes.CDLL('./lib.so')", harm: "cc -shared -o lib.so -x c - -Wl,--build-id=sha1 <<< 'int other(void){return 1;}'", words: "has changed since the dump"),
         Cause(name: "library changed behind the same size and build id", before: library, program: "import ctypes; L=ctypes.CDLL('./lib.so')", dump: "--digest",
               harm: "printf x | dd of=lib.so bs=1 seek=$(( $(stat -c %s lib.so) - 1 )) conv=notrunc status=none", words: "another digest"),
-        // A plugins_entry more in the inventory: protobuf joins it with the one that is there.
-        Cause(name: "plugin missing", restore: "--no-verify", harm: "python3 -c \"d=open('d/inventory.img','rb').read(); m=d[8:]+b'b'+bytes([13])+b'b'+bytes([11])+b'cuda_plugin'; open('d/inventory.img','wb').write(d[:4]+len(m).to_bytes(4,'little')+m)\"", words: "the plugin cuda_plugin"),
+        Cause(name: "plugin missing", restore: "--no-verify", harm: adding("620d620b637564615f706c7567696e", to: "inventory.img", after: 4), words: "the plugin cuda_plugin"),
         Cause(name: "program missing", program: "open('ready','w'); os.execv('./nap', ['nap', '1000'])", harm: "rm nap", words: "No such file or directory"),
         Cause(name: "port taken", program: "import socket; s=socket.socket(); s.bind(('127.0.0.1', 45871)); s.listen()",
               harm: "python3 -c \"import socket,time; s=socket.socket(); s.bind(('127.0.0.1',45871)); s.listen(); open('held','w'); time.sleep(60)\" & until [ -e held ]; do sleep 0.02; done", words: "is in use"),
+        Cause(name: "UDP port taken", program: "import socket; s=socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('127.0.0.1', 45873))",
+              harm: "python3 -c \"import socket,time; s=socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('127.0.0.1',45873)); open('held','w'); time.sleep(60)\" & until [ -e held ]; do sleep 0.02; done", words: "is in use"),
+        Cause(name: "address not here", before: "ip addr add 10.45.8.7/32 dev lo", program: "import socket; s=socket.socket(); s.bind(('10.45.8.7', 45871)); s.listen()", harm: "ip addr del 10.45.8.7/32 dev lo",
+              words: "Cannot assign requested address"),
         Cause(name: "abstract name taken", program: "import socket; s=socket.socket(socket.AF_UNIX); s.bind('\\0'+os.getcwd()); s.listen()",
               harm: "python3 -c \"import socket,time,os; s=socket.socket(socket.AF_UNIX); s.bind('\\0'+os.getcwd()); s.listen(); open('held','w'); time.sleep(60)\" & until [ -e held ]; do sleep 0.02; done", words: "its name is in use"),
         Cause(name: "socket's path is a file", program: "import socket; s=socket.socket(socket.AF_UNIX); s.bind(os.getcwd()+'/sock'); s.listen()",
@@ -121,8 +137,14 @@ import Testing
         Cause(name: "capability missing that the program had", starter: "setpriv --bounding-set=-chown,-net_raw", harm: ":", words: "it had CAP_CHOWN, CAP_NET_RAW"),
         // A task_core_entry more in the core image, whose oom_score_adj is -1000.
         Cause(name: "a limit that is not ours to raise", start: "setpriv --bounding-set=-sys_resource setsid python3 program.py", restore: "--no-verify", starter: "setpriv --bounding-set=-sys_resource",
-              harm: "python3 -c \"d=open('d/core-$P.img','rb').read(); m=d[12:]+bytes.fromhex('1a0b7098f8ffffffffffffff01'); open('d/core-$P.img','wb').write(d[:8]+len(m).to_bytes(4,'little')+m)\"",
+              harm: adding("1a0b7098f8ffffffffffffff01", to: "core-$P.img", after: 8),
               words: "its OOM score adjustment -1000 is below ours"),
+        // thread_core.creds.lsm_profile "prof"; lsmtype APPARMOR.
+        Cause(name: "security label of a module that is not here", restore: "--no-verify", harm: adding("2a0852067a0470726f66", to: "core-$P.img", after: 8) + adding("3002", to: "inventory.img", after: 4),
+              words: "the security label prof of AppArmor, which this kernel does not have"),
+        Cause(name: "kernel feature missing", before: "cat > without.py << 'END'\n\(without)\nEND", program: "import ctypes; ctypes.CDLL(None).prctl(65, 1, 0, 0, 0)", starter: "python3 without.py", harm: ":",
+              words: "never to be writable and executable (PR_SET_MDWE), which this kernel does not know"),
+        Cause(name: "group unknown", before: "chmod 777 .", program: "os.setgroups([1234])", starter: "unshare -U -r -m -pf --mount-proc --kill-child", harm: ":", words: "gid 1234 does not exist in our user namespace"),
         Cause(name: "network interface missing", before: "ip link add gone type veth", program: "import socket; s=socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.setsockopt(socket.SOL_SOCKET, 25, b'gone'); s.bind(('0.0.0.0', 45872))",
               harm: "ip link del gone", words: "there is no network interface gone"),
         Cause(name: "network interface of a packet socket missing", before: "ip link add gone type veth", program: "import socket; s=socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0); s.bind(('gone', 3))",

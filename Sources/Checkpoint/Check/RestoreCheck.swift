@@ -123,10 +123,6 @@ package struct RestoreCheck {
         }
         for cut in ResourceLimits.cuts(process.core.tc.rlimits) { doubtful("task \(pid)", cut) }
         look("OOM score of task \(pid)", "it can be set") { try ProcessAttributes.check(process.core.tc, of: pid) }
-        let creds = process.core.threadCore.creds
-        if creds.hasLsmProfile, !creds.lsmProfile.isEmpty {
-            doubtful("task \(pid)", "it ran under the security label \(creds.lsmProfile), which is not given back yet")
-        }
     }
 
     // MARK: files
