@@ -18,11 +18,15 @@ import Testing
         VmFlags: rd wr mr mw me gd ac
         8000-9000 r-xs 00000000 00:00 0
         KernelPageSize:     2048 kB
+        Pss:                   8 kB
+        Private_Dirty:         7 kB
+        ProtectionKey:         12
         VmFlags: rd ex ht
         """
         let found = Mapping.parse(Array(text.utf8))
         #expect(found.count == 2)
         #expect(found[0].name == "/a b\nc" && found[0].flags.contains(.growsDown) && found[0].inode == 123 && found[0].major == 0xfe)
+        #expect(found.map(\.protectionKey) == [0, 12])
         #expect(found[1].shared && found[1].executable && !found[1].writable && found[1].kernelPageSize == 2 << 20 && found[1].flags.contains(.hugetlb))
     }
     @Test("a process's maps are read whole and in order") func wholeMaps() throws {

@@ -1,3 +1,4 @@
+import Glibc
 package import ImageMessages
 package import Linux
 
@@ -27,6 +28,8 @@ package enum MappingKind: Equatable, Sendable {
     package init(_ mapping: Mapping) {
         let name = mapping.name
         self = switch true {
+        // Memory that may only be executed has a key of the kernel's, which it gives again (mm/pkeys.c, execute_only_pkey).
+        case mapping.protectionKey != 0 && mapping.protection != PROT_EXEC: .unsupported("it is under protection key \(mapping.protectionKey) (pkey_mprotect(2)): keys are not supported yet")
         case name == "[vsyscall]": .vsyscall
         case name.hasPrefix("[vvar"): .vvar
         case name == "[vdso]": .vdso

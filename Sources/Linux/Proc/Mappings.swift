@@ -7,6 +7,8 @@ public struct Mapping: Equatable, Sendable {
     /// The VmFlags line of smaps; empty when read from maps.
     public var flags: VMFlags = []
     public var kernelPageSize: UInt64 = 4096
+    /// pkeys(7); smaps has it where the CPU has protection keys.
+    public var protectionKey: UInt64 = 0
     public var length: UInt64 { end - start }
     /// Private memory without a file, and none of the kernel's own.
     public var isPlain: Bool {
@@ -82,13 +84,16 @@ extension Mapping {
                     word += 3
                 }
             } else if first == UInt8(ascii: "K"), end - at > 15, !found.isEmpty {  // KernelPageSize:        4 kB
-                var value: UInt64 = 0
-                for byte in bytes[(at + 15)..<end] where byte >= 48 && byte <= 57 { value = value &* 10 &+ UInt64(byte - 48) }
+                let value = number(bytes[(at + 15)..<end])
                 if value > 0 { found[found.count - 1].kernelPageSize = value << 10 }
+            } else if first == UInt8(ascii: "P"), end - at > 14, bytes[at + 3] == UInt8(ascii: "t"), !found.isEmpty {  // ProtectionKey:         5
+                found[found.count - 1].protectionKey = number(bytes[(at + 14)..<end])
             }
             at = end + 1
         }
     }
+
+    private static func number(_ digits: ArraySlice<UInt8>) -> UInt64 { digits.reduce(0) { $1 >= 48 && $1 <= 57 ? $0 &* 10 &+ UInt64($1 - 48) : $0 } }
 
     private static func parseHead(_ line: ArraySlice<UInt8>) -> Mapping? {
         var at = line.startIndex
