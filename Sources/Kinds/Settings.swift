@@ -11,7 +11,7 @@ package struct DumpSettings: Sendable, Equatable {
     package var linkRemap = false
     /// --ghost-limit, bytes that a deleted file may take on disk.
     package var ghostLimit: UInt64 = 1 << 20
-    /// --ghost-fiemap: find holes by FIEMAP rather than SEEK_HOLE.
+    /// --ghost-fiemap: find holes of deleted files by FIEMAP rather than SEEK_HOLE.
     package var ghostFiemap = true
     package var fileLocks = false, externalUnixSockets = false, evasiveDevices = false
     /// --force-irmap: the names of what is watched are looked for by a walk first; --irmap-scan-path: also in these directories.
@@ -24,7 +24,7 @@ package struct DumpSettings: Sendable, Equatable {
     package var emptyNetwork = false
     /// --external KIND[ID]:VALUE, as given.
     package var external: [String] = []
-    /// --timeout, seconds for stopping and collecting the tasks.
+    /// --timeout, seconds for stopping and collecting the tasks; 0 is without limit.
     package var timeout = 10
     package var freezeCgroup: String?
     /// --prev-images-dir, as given: relative to the image directory.

@@ -8,7 +8,7 @@ extension OptionTable {
         },
         OptionRow("leave-running", short: "R", .dump, .tree, "let the tree run on after the dump") { $0.leaveRunning = $1.isOn },
         OptionRow("leave-stopped", short: "s", [.dump, .restore, .receive], .tree, "leave the tree stopped after the dump or the restore") { $0.leaveStopped = $1.isOn },
-        OptionRow("timeout", taking: .required("SECONDS"), [.dump, .preDump, .migrate], .tree, "time limit for freezing and collecting the tasks (default: 10)") {
+        OptionRow("timeout", taking: .required("SECONDS"), [.dump, .preDump, .migrate], .tree, "time limit for freezing and collecting the tasks (default: 10; 0: none)") {
             (options, value) throws(OptionError) in options.timeout = try value.number(in: 0...UInt32.max)
         },
         OptionRow("shell-job", short: "j", negation: true, both, .tree, "take a tree whose session, group or terminal belongs to a shell outside") {

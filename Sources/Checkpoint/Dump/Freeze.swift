@@ -15,7 +15,7 @@ struct Freeze {
 
     private init(_ root: ThreadID, _ settings: DumpSettings, _ log: Log) {
         (self.root, self.settings, self.log) = (root, settings, log)
-        deadline = Clock.monotonic() + UInt64(settings.timeout) * 1_000_000_000
+        deadline = settings.timeout == 0 ? .max : Clock.monotonic() + UInt64(settings.timeout) * 1_000_000_000
     }
 
     static func stop(_ root: ThreadID, _ settings: DumpSettings, _ log: Log) throws -> FrozenTree {
@@ -30,6 +30,7 @@ struct Freeze {
         let began = Clock.monotonic()
         try cgroup?.freeze(until: deadline)
         defer { cgroup?.thaw() }
+        if let path = settings.freezeCgroup { log.debug("task \(root): frozen by its cgroup \(path)") }
         if let cgroup, !cgroup.versionTwo {
             for id in cgroup.tasks where id != .current { told[id] = try tellToStop(id, of: id) }
             cgroup.thaw()
