@@ -5,7 +5,7 @@ import Testing
 
 @testable import Checkpoint
 
-@Suite("action scripts") struct ActionScriptsTests {
+@Suite("action scripts") final class ActionScriptsTests {
     private let directory: String
     private let images: FileDescriptor
 
@@ -14,6 +14,7 @@ import Testing
         try FileManager.default.createDirectory(atPath: directory, withIntermediateDirectories: true)
         images = try FileDescriptor.open(directory, O_RDONLY | O_DIRECTORY)
     }
+    deinit { try? FileManager.default.removeItem(atPath: directory) }
 
     private func script(_ name: String, _ body: String) throws -> String {
         let path = directory + "/" + name

@@ -112,6 +112,9 @@ WORKLOAD(memfds, "memfd: name, content, seals, position, exec and huge flags, op
     must(pwrite(plain, "hello", 5, 1 << 20));
     must(lseek(plain, 17, SEEK_SET));
     must(fchmod(plain, 0640));
+    // Kernels before 6.3 don't know the first of these.
+    int no_exec = syscall(SYS_memfd_create, "not to be executed", 8 /* MFD_NOEXEC_SEAL */), huge = must((int)syscall(SYS_memfd_create, "huge", 4 /* MFD_HUGETLB */));
+    must(ftruncate(huge, 4 << 20));
     char path[64];
     snprintf(path, sizeof path, "/proc/self/fd/%d", plain);
     int read_only = must(open(path, O_RDONLY));
@@ -132,4 +135,11 @@ WORKLOAD(memfds, "memfd: name, content, seals, position, exec and huge flags, op
     check_equal(must(pread(read_only, back, 5, 1 << 20)), 5, "bytes");
     check(memcmp(back, "Jello", 5) == 0, "memfd opened anew holds '%.5s'", back);
     check(write(read_only, "x", 1) == -1 && errno == EBADF, "the read-only descriptor can be written");
+    must(fstat(huge, &status));
+    check(status.st_blksize == 2 << 20 && status.st_size == 4 << 20, "the memfd of huge pages has pages of %ld bytes, %ld bytes in all", (long)status.st_blksize, (long)status.st_size);
+    if (no_exec >= 0) {
+        must(fstat(no_exec, &status));
+        check_equal(status.st_mode & 0111, 0, "permission to execute");
+        check_equal(must(fcntl(no_exec, F_GET_SEALS)), 0x20 /* F_SEAL_EXEC */, "seals of a memfd that is not to be executed");
+    }
 }

@@ -154,7 +154,7 @@ WORKLOAD(files_shared, "open files shared after fork; whole tables and fs struct
     check(getcwd(cwd, sizeof cwd) && strcmp(cwd, "/") == 0, "cwd is %s: the fs struct is no longer shared", cwd);
 }
 
-WORKLOAD(ghosts, "deleted files: content, position, holes, two descriptors; deleted directories; a file deleted and made anew") {
+WORKLOAD(ghosts, "deleted files: content, position, holes, two descriptors, two names; deleted directories; a file deleted and made anew") {
     int ghost = make("ghost", "spirit", O_RDWR), reader = must(open("ghost", O_RDONLY));
     must(lseek(ghost, 3, SEEK_SET));
     must(unlink("ghost"));
@@ -171,6 +171,10 @@ WORKLOAD(ghosts, "deleted files: content, position, holes, two descriptors; dele
     must(rmdir("directory"));
     int empty = make("empty", "", O_WRONLY | O_APPEND);
     must(unlink("empty"));
+    int named = make("named", "hard", O_RDWR), linked;
+    must(link("named", "linked"));
+    linked = must(open("linked", O_RDWR));
+    must(unlink("named")), must(unlink("linked"));
     struct stat before, after;
     must(fstat(sparse, &before));
     char *table = descriptor_table();
@@ -213,6 +217,11 @@ WORKLOAD(ghosts, "deleted files: content, position, holes, two descriptors; dele
     check(access("ghost", F_OK) && access("sparse", F_OK) && access("directory", F_OK) && access("empty", F_OK),
           "a deleted name has come back");
     must(write(empty, "x", 1));
+    must(pwrite(named, "H", 1, 0));
+    check_equal(must(pread(linked, text, 4, 0)), 4, "bytes by the other name");
+    check(memcmp(text, "Hard", 4) == 0, "the other name's file holds '%.4s'", text);
+    must(fstat(linked, &after));
+    check_equal(after.st_nlink, 0, "links of a file deleted by both names");
 }
 
 WORKLOAD(link_remap, "a file deleted under one name that lives on under another", .dump = "--link-remap") {

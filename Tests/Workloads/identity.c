@@ -170,21 +170,40 @@ WORKLOAD(scheduling, "policy, nice value, affinity, timer slack, per thread; oom
     reap(child);
 }
 
-WORKLOAD(task_attributes, "comm, personality, umask, keepcaps, THP disabled, MDWE off, dumpable, child subreaper, cmdline, environment") {
+/// Where code, data, stack, heap, arguments and environment are (proc_pid_stat(5), fields 26 to 28 and 45 to 51), and the program.
+static char *memory_fields(void) {
+    char *stat = slurp("/proc/self/stat"), *at = strrchr(stat, ')') + 2, *all = calloc(1, PATH_MAX + 512), program[PATH_MAX] = {0};
+    int field = 3;
+    for (char *word = strtok(at, " "); word; word = strtok(NULL, " "), field++)
+        if ((field >= 26 && field <= 28) || (field >= 45 && field <= 51)) strcat(strcat(all, word), " ");
+    must(readlink("/proc/self/exe", program, sizeof program - 1));
+    free(stat);
+    return strcat(all, program);
+}
+
+WORKLOAD(task_attributes, "comm, personality, umask, keepcaps, THP disabled, MDWE off, dumpable, child subreaper, login uid, cmdline, environment, program, places in memory") {
     must(prctl(PR_SET_NAME, "odd ) (name"));
     must(personality(PER_LINUX | ADDR_NO_RANDOMIZE));
     umask(0137);
     must(prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0));
     must(prctl(PR_SET_CHILD_SUBREAPER, 1));
+    int login = open("/proc/self/loginuid", O_WRONLY | O_CLOEXEC);
+    if (login >= 0) {
+        if (write(login, "4242", 4) == -1) fprintf(stderr, "no login uid may be set here: it is only compared\n");
+        close(login);
+    }
+    char *login_before = login >= 0 ? slurp("/proc/self/loginuid") : "";
     char *command = slurp("/proc/self/cmdline"), *environment = slurp("/proc/self/environ"), *auxiliary = slurp("/proc/self/auxv");
-    char name[16];
+    char name[16], *places = memory_fields();
     ready();
+    check(strcmp(places, memory_fields()) == 0, "places in memory are %s, were %s", memory_fields(), places);
     must(prctl(PR_GET_NAME, name));
     check(strcmp(name, "odd ) (name") == 0, "comm is '%s'", name);
     check_equal(personality(0xffffffff), PER_LINUX | ADDR_NO_RANDOMIZE, "personality");
     check_equal(umask(0), 0137, "umask");
     check_equal(must(prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0)), 1, "THP disable");
     check_equal(prctl(PR_GET_DUMPABLE), 1, "dumpable");
+    if (login >= 0) check(strcmp(login_before, slurp("/proc/self/loginuid")) == 0, "login uid is %s, was %s", slurp("/proc/self/loginuid"), login_before);
     check(strcmp(command, slurp("/proc/self/cmdline")) == 0, "cmdline changed");
     check(strcmp(environment, slurp("/proc/self/environ")) == 0, "environ changed");
     check(memcmp(auxiliary, slurp("/proc/self/auxv"), 64) == 0, "auxv changed");

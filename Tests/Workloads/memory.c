@@ -161,6 +161,23 @@ WORKLOAD(memory_files, "file mappings: private with copied pages, shared, read-o
     check(access("deleted", F_OK) == -1 && errno == ENOENT, "the deleted file has a name again");
 }
 
+WORKLOAD(memory_replaced, "a mapped library in whose place there is another one") {
+    int old = make_file("library", 4, 14);
+    char *constant = must((char *)mmap(NULL, 4 * page, PROT_READ, MAP_PRIVATE, old, 0));
+    char *changed = must((char *)mmap(NULL, 4 * page, PROT_READ | PROT_WRITE, MAP_PRIVATE, old, 0));
+    fill(changed + page, page, 16);
+    close(make_file("new", 4, 15));
+    must(rename("new", "library"));
+    close(old);
+    ready();
+    check_filled(constant, 4 * page, 14, "mapping of a file that was replaced");
+    check_filled(changed + page, page, 16, "its changed page");
+    char expected[4 * page];
+    fill(expected, sizeof expected, 14);
+    check(memcmp(changed, expected, page) == 0 && memcmp(changed + 2 * page, expected + 2 * page, 2 * page) == 0, "its other pages differ");
+    check_filled(slurp("library"), 4 * page, 15, "the file in its place");
+}
+
 struct shared_state {
     char *anonymous, *memfd, *part;
 };
@@ -324,21 +341,46 @@ WORKLOAD(memory_many, "2,000 mappings, each with its own content and protection"
     for (int i = 0; i < count; i++) check_filled(area + (size_t)i * 2 * page, page, i, "one of 2,000 mappings");
 }
 
-WORKLOAD(memory_hugetlb, "hugetlb memory, private and shared (on a machine without huge pages: says so, checks nothing else)") {
-    size_t size = 4 << 20;
-    char *private = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
-    if (private == MAP_FAILED) {
-        fprintf(stderr, "no huge pages here (vm.nr_hugepages): nothing to check\n");
-        ready();
-        return;
+/// vm.nr_hugepages, set where `count` is not negative. Answers what it was.
+static long huge_pages(long count) {
+    char *text = slurp("/proc/sys/vm/nr_hugepages"), number[24];
+    long was = atol(text);
+    free(text);
+    int file = count < 0 ? -1 : open("/proc/sys/vm/nr_hugepages", O_WRONLY | O_CLOEXEC);
+    if (file >= 0) {
+        snprintf(number, sizeof number, "%ld", count);
+        if (write(file, number, strlen(number)) == -1) fprintf(stderr, "no huge pages to be had: %s\n", strerror(errno));
+        close(file);
     }
-    char *shared = must((char *)mmap(NULL, 2 << 20, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0));
+    return was;
+}
+
+WORKLOAD(memory_hugetlb, "hugetlb memory, private and shared (where no huge pages can be had it says so, and checks nothing)") {
+    size_t size = 4 << 20;
+    long had = huge_pages(-1);
+    char *private = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
+    char *shared = mmap(NULL, 2 << 20, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
+    bool raised = private == MAP_FAILED || shared == MAP_FAILED;
+    if (raised) {
+        if (private != MAP_FAILED) must(munmap(private, size));
+        if (shared != MAP_FAILED) must(munmap(shared, 2 << 20));
+        huge_pages(had + 3);
+        private = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
+        if (private == MAP_FAILED) {
+            huge_pages(had);
+            fprintf(stderr, "no huge pages here (vm.nr_hugepages): nothing to check\n");
+            ready();
+            return;
+        }
+        shared = must((char *)mmap(NULL, 2 << 20, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0));
+    }
     fill(private, size, 71);
     fill(shared, 2 << 20, 72);
     char *flags = smaps_field(private, "VmFlags");
     static struct layout layout;
     take_layout(&layout);
     ready();
+    if (raised) huge_pages(had);  // these pages are given back when they are unmapped
     check_layout(&layout);
     check(strcmp(flags, smaps_field(private, "VmFlags")) == 0, "VmFlags changed");
     check_filled(private, size, 71, "huge private memory");
