@@ -273,7 +273,7 @@ static long wait_in(int way, const sigset_t *unblocked) {
     }
 }
 
-WORKLOAD(interrupted_stopped, "a signal that waits while its task is stopped ends the call that the task sleeps in, and so it does after a restore") {
+WORKLOAD(interrupted_stopped, "a signal that waits while its task is stopped ends the call that the task sleeps in, or the task; so it does after a restore") {
     enum { ways = 12 };
     struct sigaction action = {.sa_handler = handler};
     must(sigaction(SIGUSR1, &action, NULL));
@@ -305,10 +305,20 @@ WORKLOAD(interrupted_stopped, "a signal that waits while its task is stopped end
         check_equal(handled, SIGUSR1, "signal handled");
         _exit(byte != 'x');
     }
-    await_settled(ways + 1);
+    pid_t doomed = must(fork());
+    if (!doomed) {
+        signal(SIGTERM, SIG_DFL);
+        settle();
+        for (;;) pause();
+    }
+    await_settled(ways + 2);
+    int status;
+    await_asleep(doomed);
+    must(kill(doomed, SIGSTOP));
+    check_equal(must(waitpid(doomed, &status, WUNTRACED)), doomed, "stopped child");
+    must(kill(doomed, SIGTERM));
     for (int i = 0; i <= ways; i++) {
         pid_t child = i < ways ? children[i] : again;
-        int status;
         await_asleep(child);
         must(kill(child, SIGSTOP));
         check_equal(must(waitpid(child, &status, WUNTRACED)), child, "stopped child");
@@ -319,4 +329,8 @@ WORKLOAD(interrupted_stopped, "a signal that waits while its task is stopped end
     must(kill(again, SIGCONT));
     must(write(ends[1], "x", 1));
     reap(again);
+    check(*status_field(doomed, "State") == 'T', "the child that is to die is in state %s", status_field(doomed, "State"));
+    must(kill(doomed, SIGCONT));
+    check_equal(must(waitpid(doomed, &status, 0)), doomed, "the child that is to die");
+    check(WIFSIGNALED(status) && WTERMSIG(status) == SIGTERM, "it ended with %#x", status);
 }

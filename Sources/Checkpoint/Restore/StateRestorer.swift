@@ -39,7 +39,7 @@ struct StateRestorer {
         if let status = images.endedLeader { try letEnd(status) } else {
             try RestoredRegisters.apply(core.threadInfo, interrupted: interrupted(core), mask: core.tc.blkSigset, sleep: sleep, to: process.grafted.task)
         }
-        if core.tc.taskState == 3 { try stop(core.tc.hasStopSigno ? Int32(core.tc.stopSigno) : SIGSTOP) }
+        if core.tc.taskState == 3 { try stop(core.tc.stopSigno > 0 ? Int32(core.tc.stopSigno) : SIGSTOP) }
     }
 
     private func restoreThread(_ thread: (id: ThreadID, task: TracedTask), _ core: CoreEntry, caught: UInt64) throws {
@@ -80,15 +80,16 @@ struct StateRestorer {
         try process.grafted.task.setSignalMask(UInt64.max)
     }
 
-    /// A stopped process stops again before its first instruction.
+    /// A stopped process stops again before its first instruction. Other signals wait until it goes on.
     private func stop(_ signal: Int32) throws {
-        let task = process.grafted.task
+        let task = process.grafted.task, mask = try task.signalMask()
+        try task.setSignalMask(~(1 << UInt64(signal - 1)))
         _ = kill(process.pid.rawValue, signal)
         try task.continue()
         while true {
             switch try task.wait()! {
             case .signal(let got): try task.continue(signal: got)
-            case .stopped(let got) where got != SIGTRAP: return
+            case .stopped(let got) where got != SIGTRAP: return try task.setSignalMask(mask)
             case .exited, .killed: throw SyscallError("stop", .task(process.pid), ESRCH)
             default: try task.continue()
             }
