@@ -28,7 +28,7 @@ WORKLOAD(tun, "a tun interface that lives by its descriptor: name, flags, addres
     struct ifreq request = {.ifr_flags = IFF_TUN | IFF_NO_PI};
     memcpy(request.ifr_name, name, sizeof name);
     must(ioctl(fd, TUNSETIFF, &request));
-    ask(name, SIOCSIFADDR, with_address("192.0.2.1"));
+    ask(name, SIOCSIFADDR, with_address("198.51.100.1"));
     ask(name, SIOCSIFNETMASK, with_address("255.255.255.252"));
     ask(name, SIOCSIFMTU, (struct ifreq){.ifr_mtu = 1234});
     ask(name, SIOCSIFFLAGS, (struct ifreq){.ifr_flags = IFF_UP | IFF_POINTOPOINT | IFF_NOARP});
@@ -42,11 +42,11 @@ WORKLOAD(tun, "a tun interface that lives by its descriptor: name, flags, addres
     check_equal(must(fcntl(fd, F_GETFL)) & O_NONBLOCK, O_NONBLOCK, "O_NONBLOCK");
     check_equal(ask(name, SIOCGIFMTU, (struct ifreq){0}).ifr_mtu, 1234, "MTU");
     check_equal(ask(name, SIOCGIFINDEX, (struct ifreq){0}).ifr_ifindex, index, "index");
-    struct ifreq address = ask(name, SIOCGIFADDR, (struct ifreq){0}), wanted = with_address("192.0.2.1");
+    struct ifreq address = ask(name, SIOCGIFADDR, (struct ifreq){0}), wanted = with_address("198.51.100.1");
     check(memcmp(&((struct sockaddr_in *)&address.ifr_addr)->sin_addr, &((struct sockaddr_in *)&wanted.ifr_addr)->sin_addr, 4) == 0, "another address");
     int udp = must(socket(AF_INET, SOCK_DGRAM, 0));
     struct sockaddr_in there = {.sin_family = AF_INET, .sin_port = htons(9)};
-    inet_pton(AF_INET, "192.0.2.2", &there.sin_addr);
+    inet_pton(AF_INET, "198.51.100.2", &there.sin_addr);
     check_equal(must(sendto(udp, "out", 3, 0, (struct sockaddr *)&there, sizeof there)), 3, "bytes sent over the interface");
     char packet[2048];
     for (int tries = 0;; tries++) {  // the kernel sends IPv6 packets of its own as well
