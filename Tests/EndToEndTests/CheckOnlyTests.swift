@@ -76,8 +76,6 @@ import Testing
               harm: "python3 -c \"import socket,time; s=socket.socket(); s.bind(('127.0.0.1',45871)); s.listen(); open('held','w'); time.sleep(60)\" & until [ -e held ]; do sleep 0.02; done", words: "is in use"),
         Cause(name: "UDP port taken", program: "import socket; s=socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('127.0.0.1', 45873))",
               harm: "python3 -c \"import socket,time; s=socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(('127.0.0.1',45873)); open('held','w'); time.sleep(60)\" & until [ -e held ]; do sleep 0.02; done", words: "is in use"),
-        Cause(name: "address not here", before: "ip addr add 10.45.8.7/32 dev lo", program: "import socket; s=socket.socket(); s.bind(('10.45.8.7', 45871)); s.listen()", harm: "ip addr del 10.45.8.7/32 dev lo",
-              words: "Cannot assign requested address"),
         Cause(name: "abstract name taken", program: "import socket; s=socket.socket(socket.AF_UNIX); s.bind('\\0'+os.getcwd()); s.listen()",
               harm: "python3 -c \"import socket,time,os; s=socket.socket(socket.AF_UNIX); s.bind('\\0'+os.getcwd()); s.listen(); open('held','w'); time.sleep(60)\" & until [ -e held ]; do sleep 0.02; done", words: "its name is in use"),
         Cause(name: "socket's path is a file", program: "import socket; s=socket.socket(socket.AF_UNIX); s.bind(os.getcwd()+'/sock'); s.listen()",
@@ -256,6 +254,16 @@ import Testing
         let answer = try object(try shell(start + "$S explain -t $P --json"))
         #expect(answer["ok"] as? Bool == false && (answer["needs"] as? [Any])?.count == 3 && (answer["refused"] as? [Any])?.count == 1)
         #expect(answer["dump"] is NSNull)
+    }
+
+    @Test("an address that is not here is warned of: the socket can be bound, as it was") func foreignAddress() throws {
+        try "import socket, time; s = socket.socket(); s.bind(('10.45.8.7', 45871)); s.listen(); open('ready', 'w'); time.sleep(1000)\n".write(toFile: directory + "/program.py", atomically: false, encoding: .utf8)
+        let result = try shell("ip addr add 10.45.8.7/32 dev lo\n" + start + """
+            $S dump -t $P -D d; wait $P 2>/dev/null
+            $S restore --check-only -D d | grep -c 'none of this host'; ip addr del 10.45.8.7/32 dev lo
+            $S restore --check-only -D d | grep -o 'its address.*none of this host'; $S restore -d -D d; ss -tln | grep -o '10.45.8.7:45871'
+            """)
+        #expect(result.output.contains("\n0\nits address 10.45.8.7:45871 is none of this host\n10.45.8.7:45871\n"), "\(result)")
     }
 
     @Test("images of a check are checked by a restore, not restored") func imagesOfCheck() throws {

@@ -10,8 +10,9 @@ import Testing
 
     @Test("--leave-stopped: after a dump, and after a restore, until somebody lets it run") func stopped() throws {
         try run("""
-            start; $S dump -t $P -D d -s; echo $? $(state); kill -CONT $P; alive
-            rm -r d; mkdir d; $S dump -t $P -D d; gone; $S restore -d -D d -s; echo $? $(state); kill -CONT $P; alive
+            stands() { for i in $(seq 100); do [ $(state) = T ] && break; sleep 0.01; done; state; }
+            start; $S dump -t $P -D d -s; echo $? $(stands); kill -CONT $P; alive
+            rm -r d; mkdir d; $S dump -t $P -D d; gone; $S restore -d -D d -s; echo $? $(stands); kill -CONT $P; alive
             """, says: "0 T\nalive\n0 T\nalive\n")
     }
 
@@ -97,8 +98,8 @@ import Testing
             echo "leave-running # the tree" > /etc/criu/default.conf; echo "log-file home.log" > .criu/default.conf; echo leave-running > own; echo "leave-stopped" > variable
             start; dump() { rm -r d; mkdir d; $S dump -t $P -D d "$@"; echo $? $(ls d | grep log) $(state); }
             dump; dump --config own; CRIU_CONFIG_FILE=variable dump --no-default-config; kill -CONT $P; alive
-            dump --config nowhere 2>&1 | grep -o 'nowhere.*(ENOENT)'; dump --no-default-config | cut -d' ' -f1; gone
-            """, says: "0 home.log S\n0 S\n0 T\nalive\nnowhere': No such file or directory (ENOENT)\n0\n")
+            dump --config nowhere 2>&1 | grep -o 'no such file'; dump --no-default-config 2> told | cut -d' ' -f1; gone
+            """, says: "0 home.log S\n0 S\n0 T\nalive\nno such file\n0\n")
     }
 
     @Test("--file-validation: by size always, by build id unless it was dumped or restored with filesize") func validation() throws {
@@ -132,12 +133,12 @@ import Testing
             import os, time
             open('ready', 'w').write(str(os.getpid()))
             while not os.path.exists('go'): time.sleep(0.01)
-            while True: print('on', os.ttyname(1), os.tcgetpgrp(0) == os.getpgrp(), open('/proc/self/stat').read().split()[6] != '0', flush=True); time.sleep(0.05)
+            while True: print('on', os.ttyname(1), os.tcgetpgrp(1) == os.getpgrp(), open('/proc/self/stat').read().split()[6] != '0', flush=True); time.sleep(0.05)
             END
-            script -qfc 'exec python3 job.py' first > /dev/null < /dev/null & for i in $(seq 500); do [ -s ready ] && break; sleep 0.02; done; P=$(cat ready); T=$(readlink /proc/$P/fd/1)
+            script -qfc 'python3 job.py; true' first > /dev/null < /dev/null & for i in $(seq 500); do [ -s ready ] && break; sleep 0.02; done; P=$(cat ready); T=$(readlink /proc/$P/fd/1)
             $S dump -t $P -D d 2>&1 | grep -o 'shell-job' | head -1; $S dump -t $P -D d -j; echo $?; gone; touch go
             mkdir held; python3 -c "import os, time; m, s = os.openpty(); open('held/ready', 'w'); time.sleep(100)" & for i in $(seq 300); do [ -e held/ready ] && break; sleep 0.01; done
-            script -qfc "tty > second-name; exec $S restore -D d -j" second > /dev/null < /dev/null & for i in $(seq 500); do grep -q ^on second && break; sleep 0.02; done
+            script -qfc "tty > second-name; $S restore -D d -j; true" second > /dev/null < /dev/null & for i in $(seq 500); do grep -q ^on second && break; sleep 0.02; done
             grep ^on second | head -1 | tr -d '\r' | sed "s|$(cat second-name)|second|"; [ "$T" != "$(cat second-name)" ] && echo another
             kill -9 $P
             """#, says: "shell-job\n0\non second True True\nanother\n")

@@ -7,6 +7,7 @@ struct CgroupFreezer {
     private let path: String, control: String, state: String
     /// Version 1 holds its tasks where no ptrace stop reaches them: they have to be thawed to get there.
     let versionTwo: Bool
+    /// By somebody else: it is thawed while the tree is saved, for a frozen task can do nothing for us, and frozen again before the tree is let go.
     private let wasFrozen: Bool
 
     init(_ path: String) throws {
@@ -26,7 +27,7 @@ struct CgroupFreezer {
         try CheckpointError.about("freeze", .file(control)) { try Files.write(versionTwo ? "1" : "FROZEN", to: control) }
         while !isFrozen {
             if Clock.monotonic() > deadline || Foreground.isGone {
-                thaw()
+                restore()
                 throw CheckpointError("freeze", .file(control), "its tasks did not stop in time", remedy: "give them more with --timeout SECONDS")
             }
             usleep(1000)
@@ -45,6 +46,9 @@ struct CgroupFreezer {
         }
         return found
     }
+    /// Lets its tasks get to where they were told to stop.
+    func letRun() { set(frozen: false) }
     /// Back to what it was before.
-    func thaw() { if !wasFrozen { try? Files.write(versionTwo ? "0" : "THAWED", to: control) } }
+    func restore() { set(frozen: wasFrozen) }
+    private func set(frozen: Bool) { try? Files.write(versionTwo ? (frozen ? "1" : "0") : (frozen ? "FROZEN" : "THAWED"), to: control) }
 }

@@ -29,11 +29,12 @@ struct Freeze {
         let cgroup = try settings.freezeCgroup.map { try CgroupFreezer($0) }
         let began = Clock.monotonic()
         try cgroup?.freeze(until: deadline)
-        defer { cgroup?.thaw() }
+        var stands = false
+        defer { if !stands { cgroup?.restore() } }
         if let path = settings.freezeCgroup { log.debug("task \(root): frozen by its cgroup \(path)") }
         if let cgroup, !cgroup.versionTwo {
             for id in cgroup.tasks where id != .current { told[id] = try tellToStop(id, of: id) }
-            cgroup.thaw()
+            cgroup.letRun()
         }
         guard let tree = try seizeProcess(root), !tree.isZombie else {
             throw CheckpointError("freeze", .task(root), "it ended while its tree was being frozen", errno: Errno(ESRCH))
@@ -62,7 +63,9 @@ struct Freeze {
         }
         walk(tree)
         log.info("Frozen: \(ordered.count) processes, \(ordered.reduce(0) { $0 + $1.threads.count }) threads in \((stood - began) / 1000) µs")
-        return FrozenTree(processes: ordered, began: began, stood: stood)
+        stands = true
+        cgroup?.letRun()
+        return FrozenTree(processes: ordered, began: began, stood: stood, cgroup: cgroup)
     }
 
     /// One thread runs while `body` works; then it stands still again, with whatever it has begun or ended.

@@ -47,7 +47,10 @@ package final class FrozenTree {
     /// CLOCK_MONOTONIC, ns: when freezing began and when the last task stood.
     package let began: UInt64, stood: UInt64
 
-    init(processes: [FrozenProcess], began: UInt64, stood: UInt64) { (self.processes, self.began, self.stood) = (processes, began, stood) }
+    /// --freeze-cgroup.
+    private let cgroup: CgroupFreezer?
+
+    init(processes: [FrozenProcess], began: UInt64, stood: UInt64, cgroup: CgroupFreezer?) { (self.processes, self.began, self.stood, self.cgroup) = (processes, began, stood, cgroup) }
 
     package var living: [FrozenProcess] { processes.filter { !$0.isZombie } }
     package var threadCount: Int { processes.reduce(0) { $0 + $1.threads.count } }
@@ -65,6 +68,7 @@ package final class FrozenTree {
     func thaw(stopped: Bool = false) {
         if isHeld, !stopped { for process in toBeHeld { _ = Glibc.kill(process.id.rawValue, SIGCONT) } }
         if stopped { for process in living { _ = Glibc.kill(process.id.rawValue, SIGSTOP) } }
+        cgroup?.restore()
         for process in processes { for thread in process.threads { thread.task.detach() } }
     }
 
@@ -86,5 +90,6 @@ package final class FrozenTree {
                 }
             }
         }
+        cgroup?.restore()
     }
 }

@@ -92,8 +92,20 @@ package enum InetSocket: OpenFileKind {
                 if entry.proto == TCP.number, entry.dstPort != 0, entry.state != InetState.listening { return try TCPRestore.check(entry, context) }
                 let (socket, inherited) = try CheckpointError.about("restore", .inetSocket(entry)) { try create(entry, context) }
                 if !inherited { try bind(socket, entry) }
+                if !inherited, !entry.ipOpts.freebind, !isHere(entry.local) {
+                    context.doubt("\(CheckpointError.Subject.inetSocket(entry))", "its address \(entry.local) is none of this host's: nothing will reach it", remedy: "give this host the address, or the socket another one with --remap-address")
+                }
             }
         }
+    }
+
+    /// Whether a socket may be bound to the address without IP_FREEBIND, with whatever port.
+    private static func isHere(_ address: InetAddress) -> Bool {
+        var address = address
+        address.port = 0
+        guard let probe = try? FileDescriptor.socket(Int32(address.family), Int32(SOCK_DGRAM.rawValue)) else { return true }
+        do throws(SyscallError) { try probe.bind(address.socketAddress) } catch { return error.errno.rawValue != EADDRNOTAVAIL }
+        return true
     }
 
     package static func make(_ entries: [FileEntry], _ context: RestoreContext) throws {
