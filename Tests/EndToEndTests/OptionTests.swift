@@ -63,7 +63,7 @@ import Testing
             start; $S dump -t $P -D d -R --timeout 0; echo $?; rm -r d; mkdir d; finish
             cc -x c -o blocked - <<< '#include <unistd.h>
             int main(void) { if (!vfork()) { for (;;) pause(); } }'
-            setsid ./blocked & P=$!; for i in $(seq 500); do [ "$(state)" = D ] && break; sleep 0.01; done; C=$(pgrep -P $P)
+            setsid ./blocked & P=$!; disown $P; for i in $(seq 500); do [ "$(state)" = D ] && break; sleep 0.01; done; C=$(pgrep -P $P)
             $S dump -t $P -D d --timeout 1 2>&1 | grep -o 'did not stop within 1 s: it waits in vfork for its child'; ls d
             state; state $C; grep TracerPid /proc/$P/status /proc/$C/status | cut -f2 | xargs
             kill -9 $C; gone
@@ -147,7 +147,7 @@ import Testing
     @Test("32-bit code is refused in words, by dump and explain, and runs on") func code32() throws {
         try run(#"""
             gcc -m32 -nostdlib -static -x c -o old - <<< 'void _start(void) { for (;;) __asm__ volatile("int $0x80" : : "a"(29)); }' || exit
-            setsid ./old & P=$!; for i in $(seq 500); do [ "$(readlink /proc/$P/exe)" = $PWD/old -a "$(state)" = S ] && break; sleep 0.01; done
+            setsid ./old & P=$!; disown $P; for i in $(seq 500); do [ "$(readlink /proc/$P/exe)" = $PWD/old -a "$(state)" = S ] && break; sleep 0.01; done
             $S dump -t $P -D d 2>&1 | grep -o '32-bit tasks are not supported yet'; $S dump --check-only -t $P -D d | grep -o '32-bit tasks are not supported yet'; ls d; state; kill -9 $P
             """#, says: "32-bit tasks are not supported yet\n32-bit tasks are not supported yet\nS\n")
     }
