@@ -23,7 +23,7 @@ import Testing
     private func shell(_ lines: String) throws -> Command.Result {
         let script = directory + "/script"
         // What the tests' own process has open is no part of what is tested.
-        let head = "set -u\nS=\(Binaries.stasis)\ncd \(directory)\nip link set lo up\nfor n in $(ls /proc/$$/fd); do [ $n -gt 2 -a $n -ne 255 ] && eval \"exec $n>&-\"; done\n"
+        let head = "set -u\nS=\(Binaries.stasis)\ncd \(directory)\nip link set lo up\nmount -t devpts -o newinstance,ptmxmode=0666 devpts /dev/pts && mount --bind /dev/pts/ptmx /dev/ptmx\nfor n in $(ls /proc/$$/fd); do [ $n -gt 2 -a $n -ne 255 ] && eval \"exec $n>&-\"; done\n"
         try (head + lines + "\n").write(toFile: script, atomically: false, encoding: .utf8)
         return try Command("/usr/bin/unshare", ["-m", "-i", "-n", "-pf", "--mount-proc", "--kill-child", "/bin/bash", script], in: directory).run(within: 60)
     }

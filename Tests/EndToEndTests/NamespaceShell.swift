@@ -1,7 +1,7 @@
 import Foundation
 import Testing
 
-/// Lines of bash(1) in mount, pid, ipc and network namespaces of their own, in a scratch directory; all of it goes with the value.
+/// Lines of bash(1) in mount, pid, ipc and network namespaces, with terminals, of their own, in a scratch directory; all of it goes with the value.
 final class NamespaceShell {
     let directory: String
 
@@ -14,6 +14,7 @@ final class NamespaceShell {
     /// What the lines may use: $S is stasis; `start` starts program.py, $P, and waits for its file `ready`, `gone` for its end; `alive` asks it whether it runs.
     private static let head = #"""
         set -u; ip link set lo up
+        mount -t devpts -o newinstance,ptmxmode=0666 devpts /dev/pts && mount --bind /dev/pts/ptmx /dev/ptmx  # a terminal's number may be another test's
         for n in $(ls /proc/$$/fd); do [ $n -gt 2 -a $n -ne 255 ] && eval "exec $n>&-"; done
         start() {
             rm -f ready; setsid "${@:-python3}" program.py < /dev/null > out 2>&1 & P=$!; disown $P

@@ -73,7 +73,8 @@ import Testing
             TEST_PLUGIN_LOG=$PWD/there unshare -pf --mount-proc --kill-child bash -c "$S receive --listen unix:$PWD/sock -L $PWD/lib; sleep 100" < /dev/null & R=$!; disown $R
             for i in $(seq 300); do [ -S sock ] && break; sleep 0.02; done
             $S migrate $P --to unix:$PWD/sock -L $PWD/lib < /dev/null || echo MIGRATE-FAILED
-            gone; echo "here: $(cut -d' ' -f1 calls | sort -u | xargs)"; echo "there: $(cut -d' ' -f1 there | sort -u | xargs)"
+            gone; for i in $(seq 500); do grep -q '^exit' there && break; sleep 0.01; done  # the tree runs there before that
+            echo "here: $(cut -d' ' -f1 calls | sort -u | xargs)"; echo "there: $(cut -d' ' -f1 there | sort -u | xargs)"
             touch go; for i in $(seq 300); do [ -s said -a -s heard ] && break; sleep 0.01; done
             cat said; echo; cat heard; echo; kill -9 $R
             """)
