@@ -135,7 +135,7 @@ import Testing
     @Test("epolls name their targets by number, and by file id where the number is gone or means something else")
     func epoll() throws {
         let trip = try SavedFiles()
-        trip.dump.saveFile = { file, _ in try trip.save(file).id }
+        trip.dump.saveFile = { [unowned trip] file, _ in try trip.save(file).id }
         let epoll = FileDescriptor(owning: Int32(try Syscall.call("epoll_create1", SYS_epoll_create1, Int(O_CLOEXEC))))
         func add(_ file: FileDescriptor, _ events: UInt32, _ data: UInt64) throws {
             var event = (0..<4).map { UInt8(truncatingIfNeeded: events >> (8 * $0)) } + (0..<8).map { UInt8(truncatingIfNeeded: data >> (8 * $0)) }
