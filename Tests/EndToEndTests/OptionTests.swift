@@ -154,9 +154,10 @@ import Testing
 
     @Test("progress is shown on a terminal, and nowhere else") func progress() throws {
         try run(#"""
-            start; script -qfc "$S dump -t $P -D d -R --compress zstd:9" shown > /dev/null < /dev/null
+            printf '#!/bin/sh\n[ "$CRTOOLS_SCRIPT_ACTION" != pre-dump ] || sleep 0.7\n' > slow; chmod +x slow
+            start; script -qfc "$S dump -t $P -D d -R --compress zstd:9 --action-script $PWD/slow" shown > /dev/null < /dev/null
             tr '\r' '\n' < shown | grep -c '[0-9]%.*MiB.*MiB/s.*left' | sed 's/^[1-9][0-9]*$/shown/'; rm -r d; mkdir d
-            $S dump -t $P -D d -R --compress zstd:9 > plain 2>&1; echo $? $(wc -c < plain)
+            $S dump -t $P -D d -R --compress zstd:9 --action-script $PWD/slow > plain 2>&1; echo $? $(wc -c < plain)
             """#, program: "m = os.urandom(48 << 20)", says: "shown\n0 0\n")
     }
 }

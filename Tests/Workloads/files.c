@@ -174,7 +174,8 @@ WORKLOAD(ghosts, "deleted files: content, position, holes, two descriptors, two 
     int named = make("named", "hard", O_RDWR), linked;
     must(link("named", "linked"));
     linked = must(open("linked", O_RDWR));
-    must(unlink("named")), must(unlink("linked"));
+    must(unlink("named"));
+    must(unlink("linked"));
     struct stat before, after;
     must(fstat(sparse, &before));
     char *table = descriptor_table();
