@@ -58,8 +58,9 @@ struct MemoryPlan: Equatable {
 
     /// A hole of `size` bytes that no process of the tree uses, page aligned, away from where the kernel puts things.
     static func commonHole(_ images: [MmEntry], size: UInt64) throws -> UInt64 {
-        let used = images.flatMap(\.vmas).filter { $0.end <= AddressSpace.end && $0.statusBits != .guardRange }
-            .map { $0.start..<$0.end }.sorted { $0.lowerBound < $1.lowerBound }
+        let used = images.flatMap { image in
+            image.vmas.lazy.filter { $0.end <= AddressSpace.end && $0.statusBits != .guardRange }.map { $0.start..<$0.end }
+        }.sorted { $0.lowerBound < $1.lowerBound }
         // Below the mmap area and above the usual programs first; 0x10000 is the lowest address that may be mapped at all.
         let margin: UInt64 = 1 << 20
         var holes = [Range<UInt64>]()

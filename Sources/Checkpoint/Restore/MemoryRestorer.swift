@@ -46,7 +46,8 @@ struct MemoryRestorer {
         try calls.flush()
         if isLazy { try watchMissing(plan) }
         for ring in images.mm.aios { try restoreRing(ring, files) }
-        for mapping in plan.fresh + plan.inherited { try finish(mapping, calls) }
+        for mapping in plan.fresh { try finish(mapping, calls) }
+        for mapping in plan.inherited { try finish(mapping, calls) }
         for range in plan.guards { try calls.call("madvise(MADV_GUARD_INSTALL)", SYS_madvise, range.start, range.length, 102) }
         try placeVDSO(plan, calls)
         for name in images.mm.vmaNames { try nameMapping(name, images.mm, calls) }
@@ -203,7 +204,7 @@ struct MemoryRestorer {
         var flags = UInt64(mapping.flags & keep) | 0x100000  // MAP_FIXED_NOREPLACE: the place was cleared before
         if mapping.flags & 8 != 0 { flags = flags & ~3 | 8 }
         var number = UInt64.max
-        if !bits.isDisjoint(with: [.socket, .plugin, .ioUring]) {  // its place is kept until the file exists (PacketSocket.mapRings, PluginMapping.map, IOUringFile.map)
+        if !bits.isDisjoint(with: .ofLaterFile) {  // its place is kept until the file exists (PacketSocket.mapRings, PluginMapping.map, IOUringFile.map)
             return try calls.call("mmap", SYS_mmap, mapping.start, mapping.length, 0, 0x100000 | 0x4000 | 0x22, number, 0)
         }
         if mapping.needsFile {
@@ -227,11 +228,14 @@ struct MemoryRestorer {
         }
     }
 
+    /// Of madvise(2).
+    private static let lastingAdvice: [UInt64] = [1, 2, 10, 12, 14, 15, 16, 18]
+
     /// Advice, locks and protection as they were, once the pages are in.
     private func finish(_ mapping: VmaEntry, _ calls: CallStream) throws {
-        if !mapping.statusBits.isDisjoint(with: [.aioRing, .socket, .plugin, .ioUring]) { return }
+        if !mapping.statusBits.isDisjoint(with: .ofOwnKind) { return }
         if mapping.hasMadv {
-            for advice in [1, 2, 10, 12, 14, 15, 16, 18] as [UInt64] where mapping.madv & 1 << advice != 0 && mapping.flags & 8 == 0 {
+            for advice in Self.lastingAdvice where mapping.madv & 1 << advice != 0 && mapping.flags & 8 == 0 {
                 try calls.call("madvise", SYS_madvise, mapping.start, mapping.length, advice, mayFail: advice == 12 || advice == 14 || advice == 15)
             }
         }
@@ -256,8 +260,8 @@ struct MemoryRestorer {
 
     private func readPages(_ plan: MemoryPlan, _ files: [FileKey: Int32], _ calls: CallStream, _ statistics: inout RestoreStatsEntry) throws {
         let image = process.images!.pages
-        let own = plan.fresh.filter { $0.isPrivate && !$0.statusBits.contains(.aioRing) }
-        var wanted = isLazy ? try urgent(image, own) : image.runs(within: own.map { $0.start..<$0.end })
+        let own = plan.fresh.lazy.filter { $0.isPrivate && !$0.statusBits.contains(.aioRing) }
+        var wanted = isLazy ? try urgent(image, Array(own)) : image.runs(within: own.map { $0.start..<$0.end })
         if !plan.inherited.isEmpty, let parent {
             wanted += try pagesThatDiffer(plan.inherited.map { $0.start..<$0.end }, image, from: parent.images!.pages, calls, &statistics)
         }

@@ -17,6 +17,8 @@ package struct MappingStatus: OptionSet, Sendable {
     package static let plain: Self = [.regular, .anonymousPrivate]
     /// Mappings of a file; private memory; what the kernel itself maps.
     package static let ofFile: Self = [.filePrivate, .fileShared], ofPages: Self = [.anonymousPrivate, .filePrivate], ofKernel: Self = [.vdso, .vvar, .vsyscall]
+    /// What maps a file that does not exist yet when memory is made; and all that its own kind makes.
+    package static let ofLaterFile: Self = [.socket, .plugin, .ioUring], ofOwnKind: Self = ofLaterFile.union(.aioRing)
 }
 
 /// What a mapping is, told from its line in smaps. A kind that can't be saved says why.
@@ -80,6 +82,6 @@ extension VmaEntry {
         return bits.contains(.regular) && !bits.isDisjoint(with: .ofPages) && end <= AddressSpace.end
     }
     /// Whether its pages may come after the process runs: private memory without a file, of ordinary pages, not locked (format README 9.2).
-    package var canBeLazy: Bool { statusBits.contains(.anonymousPrivate) && statusBits.isDisjoint(with: [.vdso, .vvar, .vsyscall]) && flags & (0x40000 | 0x2000 | 8) == 0 }
+    package var canBeLazy: Bool { statusBits.contains(.anonymousPrivate) && statusBits.isDisjoint(with: .ofKernel) && flags & (0x40000 | 0x2000 | 8) == 0 }
     package var length: UInt64 { end - start }
 }
