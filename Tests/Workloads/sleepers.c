@@ -210,14 +210,19 @@ WORKLOAD(sleeping_threads, "four ways of sleeping, each in a thread", .slow = tr
 
 static volatile int handled;
 static void handler(int number) { handled = number; }
-
-WORKLOAD(interrupted, "a handler without SA_RESTART still interrupts a sleep after the restore: pause, sigsuspend, read") {
+/// Handles SIGUSR1, without SA_RESTART, and blocks it; the mask of before.
+static sigset_t block_handled(void) {
     struct sigaction action = {.sa_handler = handler};
     must(sigaction(SIGUSR1, &action, NULL));
     sigset_t set, old;
     sigemptyset(&set);
     sigaddset(&set, SIGUSR1);
     must(sigprocmask(SIG_BLOCK, &set, &old));
+    return old;
+}
+
+WORKLOAD(interrupted, "a handler without SA_RESTART still interrupts a sleep after the restore: pause, sigsuspend, read") {
+    sigset_t old = block_handled();
     pid_t children[3];
     for (int i = 0; i < 3; i++) {
         if ((children[i] = must(fork()))) continue;
@@ -275,12 +280,7 @@ static long wait_in(int way, const sigset_t *unblocked) {
 
 WORKLOAD(interrupted_stopped, "a signal that waits while its task is stopped ends the call that the task sleeps in, or the task; so it does after a restore") {
     enum { ways = 12 };
-    struct sigaction action = {.sa_handler = handler};
-    must(sigaction(SIGUSR1, &action, NULL));
-    sigset_t set, old;
-    sigemptyset(&set);
-    sigaddset(&set, SIGUSR1);
-    must(sigprocmask(SIG_BLOCK, &set, &old));
+    sigset_t old = block_handled();
     pid_t children[ways];
     for (int way = 0; way < ways; way++) {
         if ((children[way] = must(fork()))) continue;
@@ -297,7 +297,7 @@ WORKLOAD(interrupted_stopped, "a signal that waits while its task is stopped end
     pid_t again = must(fork());
     if (!again) {
         char byte = 0;
-        action.sa_flags = SA_RESTART;
+        struct sigaction action = {.sa_handler = handler, .sa_flags = SA_RESTART};
         must(sigaction(SIGUSR1, &action, NULL));
         must(sigprocmask(SIG_SETMASK, &old, NULL));
         settle();
