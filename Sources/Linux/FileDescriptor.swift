@@ -67,7 +67,7 @@ public final class FileDescriptor: Sendable {
     }
 
     /// ftruncate(2).
-    public func truncate(to size: UInt64) throws(SyscallError) { try Syscall.call("ftruncate", SYS_ftruncate, Int(number), Int(size), on: .fd(number)) }
+    public func truncate(to size: UInt64) throws(SyscallError) { try Syscall.call("ftruncate", SYS_ftruncate, Int(number), Int(clamping: size), on: .fd(number)) }
 
     /// ioctl(2) with a number as argument.
     @discardableResult

@@ -52,7 +52,7 @@ extension SocketDiag {
         let id = port(local) + port(peer) + place(local) + place(peer) + little32(orphan.interface) + little64(orphan.cookie)
         let request = [UInt8(local.family), 6, 0, 0] + little32(UInt32.max) + id
         let netlink = try FileDescriptor.socket(16 /* AF_NETLINK */, 3 /* SOCK_RAW */, 4)
-        try netlink.send(little32(UInt32(16 + request.count)) + little32(21 | 5 << 16) /* SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK */ + little32(1) + little32(0) + request)
+        try netlink.send(NetlinkMessage(21 /* SOCK_DESTROY */, flags: NetlinkMessage.request | NetlinkMessage.acknowledge, request).bytes)
         guard let answer = try netlink.receive(room: 4096, flags: 0), answer.bytes.count >= 20 else { return false }
         let code = Int32(bitPattern: answer.bytes.word(UInt32.self, at: 16))
         if code < 0 { throw SyscallError("SOCK_DESTROY", nil, -code) }

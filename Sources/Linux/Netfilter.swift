@@ -68,8 +68,8 @@ public final class Netfilter {
 
     /// The tables of a family; 0 for all.
     public func tables(family: UInt8 = inet) throws(SyscallError) -> [Table] {
-        let request = little32(20) + little32(UInt32(Self.subsystem << 8 | 1) | 0x301 << 16) + little32(1) + [0, 0, 0, 0, family, 0, 0, 0]
-        try socket.send(request, to: SocketAddress(bytes: [16, 0, 0, 0] + [UInt8](repeating: 0, count: 8)))
+        let request = NetlinkMessage(Self.subsystem << 8 | 1, flags: NetlinkMessage.request | NetlinkMessage.dump, [family, 0, 0, 0])
+        try socket.send(request.bytes, to: SocketAddress(bytes: [16, 0, 0, 0] + [UInt8](repeating: 0, count: 8)))
         var found = [Table](), done = false
         while !done {
             guard let answer = try socket.receive(room: 1 << 16, flags: 0) else { continue }

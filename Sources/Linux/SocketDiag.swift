@@ -50,8 +50,7 @@ public enum SocketDiag {
     /// - Parameter namespace: the socket is opened there; we are back in our own when this returns.
     public static func dump(_ request: [UInt8], in namespace: FileDescriptor?, _ body: (ArraySlice<UInt8>) -> Void) throws(SyscallError) {
         let netlink = try NetworkNamespace.inside(namespace) { () throws(SyscallError) in try FileDescriptor.socket(16 /* AF_NETLINK */, 3 /* SOCK_RAW */, 4) }
-        let flags: UInt32 = 20 | (0x301 << 16)  // NLM_F_REQUEST | NLM_F_DUMP
-        try netlink.send(little32(UInt32(16 + request.count)) + little32(flags) + little32(1) + little32(0) + request)
+        try netlink.send(NetlinkMessage(20, flags: NetlinkMessage.request | NetlinkMessage.dump, request).bytes)
         while true {
             // The kernel's answers are at most 32 KiB (netlink_dump); MSG_TRUNC would say otherwise.
             guard let answer = try netlink.receive(room: 1 << 16, flags: 0) else { continue }

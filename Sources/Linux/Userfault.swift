@@ -46,16 +46,7 @@ public struct Userfault: Sendable {
         try descriptor.ioctl("UFFDIO_WRITEPROTECT", 0xc018_aa06, &request)
     }
 
-    /// Puts `length` bytes of ours into pages that are missing, and wakes who waits for them. Returns how many bytes were taken: a transfer that
-    /// stopped half-way says EAGAIN and how far it came.
-    /// - Parameter source: where they are, `PageBuffer.address(of:)`.
-    public func copy(from source: UInt64, _ length: Int, to address: UInt64) throws(SyscallError) -> Int {
-        var request: (UInt64, UInt64, UInt64, mode: UInt64, copied: Int64) = (address, source, UInt64(length), 0, 0)
-        do throws(SyscallError) { try descriptor.ioctl("UFFDIO_COPY", 0xc028_aa03, &request) } catch { if request.copied <= 0 { throw error } }
-        return Int(request.copied)
-    }
-
-    /// The same with pages of zeros.
+    /// Puts pages of zeros there. Returns how many bytes were taken (`PageBuffer.fill`).
     public func zero(_ range: Range<UInt64>) throws(SyscallError) -> Int {
         var request: (UInt64, UInt64, mode: UInt64, zeroed: Int64) = (range.lowerBound, UInt64(range.count), 0, 0)
         do throws(SyscallError) { try descriptor.ioctl("UFFDIO_ZEROPAGE", 0xc020_aa04, &request) } catch { if request.zeroed <= 0 { throw error } }
@@ -65,5 +56,15 @@ public struct Userfault: Sendable {
     public func wake(_ range: Range<UInt64>) throws(SyscallError) {
         var request: (UInt64, UInt64) = (range.lowerBound, UInt64(range.count))
         try descriptor.ioctl("UFFDIO_WAKE", 0x8010_aa02, &request)
+    }
+}
+
+extension PageBuffer {
+    /// Puts `length` bytes of it, from `start` on, into pages that are missing, and wakes who waits for them. Returns how many bytes were taken: a
+    /// transfer that stopped half-way says EAGAIN and how far it came.
+    public func fill(_ fault: Userfault, at address: UInt64, from start: Int, _ length: Int) throws(SyscallError) -> Int {
+        var request: (UInt64, UInt64, UInt64, mode: UInt64, copied: Int64) = (address, self.address(of: start..<(start + length)), UInt64(length), 0, 0)
+        do throws(SyscallError) { try fault.descriptor.ioctl("UFFDIO_COPY", 0xc028_aa03, &request) } catch { if request.copied <= 0 { throw error } }
+        return Int(request.copied)
     }
 }

@@ -2,13 +2,6 @@ import Glibc
 package import Kinds
 package import Linux
 
-extension PageBuffer {
-    /// Puts what was read into missing pages of a process; returns how many bytes it took.
-    package func fill(_ fault: Userfault, at address: UInt64, from start: Int, _ length: Int) throws(SyscallError) -> Int {
-        try fault.copy(from: self.address(of: start..<(start + length)), length, to: address)
-    }
-}
-
 /// Copies pages of a process out, also those that it may not read itself.
 package struct PageCopier {
     package let process: ThreadID

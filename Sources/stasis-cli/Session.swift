@@ -107,7 +107,7 @@ struct Session {
         (gpu.deviceMap, gpu.patience) = (options.gpuDeviceMap, options.pluginTimeout)
         // What it writes would not be encrypted either.
         if ownOnly { return PluginSet([CUDAPlugin(gpu)], leavingOut: [AMDGPUPlugin.name: "dump without --encrypt: images of plugins are not encrypted"]) }
-        let amd = AMDGPUPlugin(AMDGPUSettings { unsafe getenv($0).map { unsafe String(cString: $0) } })
+        let amd = AMDGPUPlugin(AMDGPUSettings { Environment[$0] })
         return try PluginLoader.load(
             options.pluginDirectory, own: [CUDAPlugin(gpu), amd],
             .init(images: images, log: log, patience: options.pluginTimeout, needed: needed))

@@ -67,7 +67,7 @@ package final class Restore {
         let restore = try Restore(request)
         do {
             try restore.startPlugins()
-            try restore.enterNetwork()
+            restore.stay = try restore.network.enter(restore.context)
             let lazy = try restore.make(began)
             try restore.verifyPages()
             try restore.resumeDevices()
@@ -169,8 +169,6 @@ package final class Restore {
     }
 
     // MARK: namespaces
-
-    private func enterNetwork() throws { stay = try network.enter(context) }
 
     /// Its interfaces come before all sockets. Scripts reach the namespace through the root's /proc/PID/ns/net.
     private func restoreNetwork() throws {
@@ -334,27 +332,12 @@ package final class Restore {
             }
             guard let fault = process.fault else { continue }
             try CheckpointError.about("restore", .task(process.pid)) {
-                try beginWatching(process, fault)
+                try process.watchLateMemory(fault)
                 try daemon.add(member.pid, fault)
             }
             process.fault = nil
         }
         return daemon
-    }
-
-    /// Who has looked at the memory until here, as ps(1) does at the page with the arguments, has got pages of zeros. Nobody would fill them.
-    private func beginWatching(_ process: RestoringProcess, _ fault: Userfault) throws {
-        for range in process.lazyRanges { try fault.register(range, .missing) }
-        for _ in 0..<1000 {
-            let looked = MemoryTracker.common(try PageScan.present(in: process.lazyRanges, of: process.pid), process.latePages)
-            if looked.isEmpty { return }
-            for range in looked {
-                try fault.unregister(range)
-                try process.run { $0.call("madvise(MADV_DONTNEED)", SYS_madvise, .init(range.lowerBound), .init(range.count), 4) }
-                try fault.register(range, .missing)
-            }
-        }
-        throw CheckpointError("restore", .task(process.pid), "somebody looks at its memory all the time, before it is there", remedy: "find out who reads /proc/\(process.pid)")
     }
 
     // MARK: files

@@ -111,6 +111,21 @@ final class RestoringProcess: RestoredTask {
         try build(&batch)
         if !batch.isEmpty { try grafted.run(&batch) }
     }
+
+    /// Who has looked at the memory until here, as ps(1) does at the page with the arguments, has got pages of zeros. Nobody would fill them.
+    func watchLateMemory(_ fault: Userfault) throws {
+        for range in lazyRanges { try fault.register(range, .missing) }
+        for _ in 0..<1000 {
+            let looked = MemoryTracker.common(try PageScan.present(in: lazyRanges, of: pid), latePages)
+            if looked.isEmpty { return }
+            for range in looked {
+                try fault.unregister(range)
+                try run { $0.call("madvise(MADV_DONTNEED)", SYS_madvise, .init(range.lowerBound), .init(range.count), 4) }
+                try fault.register(range, .missing)
+            }
+        }
+        throw CheckpointError("restore", .task(pid), "somebody looks at its memory all the time, before it is there", remedy: "find out who reads /proc/\(pid)")
+    }
 }
 
 extension Batch {

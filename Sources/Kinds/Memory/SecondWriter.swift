@@ -48,7 +48,7 @@ package struct SecondWriter: Sendable {
     private func fill(_ place: Range<UInt64>) throws(SyscallError) {
         var done = 0
         while done < place.count {
-            done += try fault.copy(from: image.buffer.address(of: done..<place.count), place.count - done, to: place.lowerBound + UInt64(done))
+            done += try image.buffer.fill(fault, at: place.lowerBound + UInt64(done), from: done, place.count - done)
         }
     }
 }

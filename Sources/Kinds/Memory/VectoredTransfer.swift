@@ -80,21 +80,10 @@ package struct VectoredTransfer {
                 }
             }
         }
+        let takers = tasks.count + (second == nil ? 0 : 1)
+        let mostBytes = second != nil ? Self.bytesPerSharedBatch : populates ? Self.bytesPerBatch : min(Self.bytesPerBatch, max(Self.bytesPerSmallBatch, queue.bytes / 8))
         var done: UInt64 = 0
-        repeat {
-            try runOpen(queue, isShared: second != nil, name, number, descriptor, tasks, &done, report, check)
-            try? worker.finish()
-        } while !queue.isEmpty  // a call that `second` could not do
-        return queue.lastWritten
-    }
-
-    private func runOpen(
-        _ queue: Queue, isShared: Bool, _ name: String, _ number: Int32, _ descriptor: Int32, _ tasks: [GraftedTask], _ done: inout UInt64,
-        _ report: (_ beginning: UInt64, _ all: UInt64) -> Void, _ check: (Call, _ result: Int) throws -> Void
-    ) throws {
-        let takers = tasks.count + (isShared ? 1 : 0)
-        let mostBytes = isShared ? Self.bytesPerSharedBatch : populates ? Self.bytesPerBatch : min(Self.bytesPerBatch, max(Self.bytesPerSmallBatch, queue.bytes / 8))
-        while !queue.isEmpty {
+        func runOpen() throws {
             let share = min(mostBytes, queue.bytes / UInt64(takers))
             var running = [(task: GraftedTask, batch: Batch, sent: [(sent: Batch.Call, call: Call)])]()
             for task in tasks {
@@ -122,6 +111,11 @@ package struct VectoredTransfer {
             }
             report(done, done + queue.bytesWritten)
         }
+        repeat {
+            while !queue.isEmpty { try runOpen() }
+            try? worker.finish()
+        } while !queue.isEmpty  // a call that `second` could not do
+        return queue.lastWritten
     }
 
     /// Calls that wait for whoever takes them: from the beginning, and from the end.
